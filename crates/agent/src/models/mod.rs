@@ -1,0 +1,55 @@
+//! Models: who answers. One file per API; [`Model`] is what they share.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{Delta, Entry, Reply};
+
+/// What a model is asked.
+pub struct Request<'a> {
+    /// System prompt.
+    pub system: &'a str,
+    /// The conversation; [`Entry::CallStarted`] and [`Entry::Notice`] are skipped.
+    pub history: &'a [Entry],
+    /// Tools it may call.
+    pub tools: &'a [ToolSpec],
+}
+
+/// A tool as models see it.
+#[derive(Debug, Clone)]
+pub struct ToolSpec {
+    /// Name.
+    pub name: &'static str,
+    /// For the model.
+    pub description: &'static str,
+    /// JSON schema of the arguments.
+    pub parameters: Value,
+}
+
+/// Why a model did not answer, by what the loop does about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Try again, after the given time where the provider names one.
+    #[error("{message}")]
+    Retry {
+        /// A sentence.
+        message: String,
+        /// `Retry-After`.
+        after: Option<std::time::Duration>,
+    },
+    /// The conversation does not fit the model's context any more.
+    #[error("the conversation is longer than the model's context")]
+    ContextFull,
+    /// Trying again will not help; a sentence for the person that says what to do.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// One model behind one API.
+#[async_trait]
+pub trait Model: Send + Sync {
+    /// `provider/name`.
+    fn name(&self) -> &str;
+    /// One answer, its text streamed to `on_delta` as it comes. Cancel by dropping the future.
+    async fn reply(&self, request: Request<'_>, on_delta: &mut (dyn FnMut(Delta) + Send)) -> Result<Reply, ModelError>;
+}

@@ -1,0 +1,2 @@
+//! The codegen binary.
+fn main() {}
