@@ -1,0 +1,320 @@
+//! The bare mirror of a repository in the data directory: what sandboxes read (never write), and where their commits arrive.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::io::AsyncRead;
+
+use super::{Error, address, check_origin, process::Git, without_credentials};
+
+const NETWORK: Duration = Duration::from_secs(30 * 60);
+/// What a diff starts from where a repository had no commit.
+const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+/// Faults of old, well-known histories that harm nobody.
+const FORGIVEN: &[&str] = &["zeroPaddedFilemode", "missingSpaceBeforeDate", "badTimezone", "missingEmail", "missingNameBeforeEmail", "badDateOverflow", "multipleAuthors"];
+
+/// One repository's mirror.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    dir: PathBuf,
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// The branch is there now.
+    Now,
+    /// It was there already.
+    Before,
+}
+
+/// Keeps others, of this process and of others, from changing a mirror's refs at the same time.
+struct Lock {
+    _file: File,
+}
+
+impl Mirror {
+    /// The mirror of a repository, whether it is there yet or not.
+    pub fn of(data_dir: &Path, repo_id: i64) -> Self {
+        Self { dir: data_dir.join("mirrors").join(format!("{repo_id}.git")) }
+    }
+
+    /// The bare repository.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its objects, to be bound read-only into sandboxes.
+    pub fn objects(&self) -> PathBuf {
+        self.dir.join("objects")
+    }
+
+    fn git(&self, doing: impl Into<String>) -> Git {
+        Git::new(doing).args([std::ffi::OsString::from("--git-dir"), self.dir.clone().into()])
+    }
+
+    async fn lock(&self) -> Result<Lock, Error> {
+        let path = self.dir.with_extension("lock");
+        let doing = "locking the repository's mirror".to_owned();
+        let lock = move || {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            let file = File::options().create(true).append(true).open(&path)?;
+            file.lock()?;
+            Ok(Lock { _file: file })
+        };
+        match tokio::task::spawn_blocking(lock).await {
+            Ok(locked) => locked.map_err(|e| Error::Io(doing, e)),
+            Err(panicked) => Err(Error::Io(doing, std::io::Error::other(panicked))),
+        }
+    }
+
+    async fn init(&self) -> Result<(), Error> {
+        // The last thing written: without it an earlier start died half-way, and `git init` completes what there is.
+        let complete = self.dir.join("codegen-complete");
+        if complete.exists() {
+            return Ok(());
+        }
+        let doing = "making the repository's mirror";
+        // Readable by all inside a sandbox, where ids are others; the data directory itself is closed to the host's users.
+        Git::new(doing).args(["init", "--quiet", "--bare", "--shared=0644", "--template=", "-b", "main", "--"]).args([&self.dir]).run().await?;
+        let mut settings = vec![("transfer.fsckObjects".to_owned(), "true"), ("core.logAllRefUpdates".to_owned(), "false")];
+        settings.extend(FORGIVEN.iter().map(|id| (format!("fetch.fsck.{id}"), "ignore")));
+        for (key, value) in &settings {
+            self.git(doing).args(["config", key, value]).run().await?;
+        }
+        std::fs::create_dir_all(self.objects().join("info")).and_then(|()| std::fs::write(complete, "")).map_err(|e| Error::Io(doing.to_owned(), e))
+    }
+
+    /// Brings the origin's branches and tags here, making the mirror where there is none, and `commit` where one is named.
+    ///
+    /// # Errors
+    /// A sentence when the origin cannot be used.
+    pub async fn fetch(&self, origin: &str, commit: Option<&str>) -> Result<(), Error> {
+        check_origin(origin)?;
+        let _lock = self.lock().await?;
+        self.init().await?;
+        let doing = format!("fetching {}", without_credentials(origin));
+        let fetch = |refspecs: Vec<String>| {
+            self.git(doing.clone())
+                .credentials_of(origin)
+                .timeout(NETWORK)
+                .args(["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", &address(origin)])
+                .args(refspecs)
+                .run()
+        };
+        fetch(vec!["+refs/heads/*:refs/heads/*".to_owned(), "+refs/tags/*:refs/tags/*".to_owned()]).await?;
+        if let Some(commit) = commit
+            && !self.has(commit).await?
+        {
+            // `--prune` over a refspec of its own would leave the branches alone, but needs a name to land on.
+            self.git(doing.clone())
+                .credentials_of(origin)
+                .timeout(NETWORK)
+                .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", &address(origin)])
+                .args([format!("+{commit}:refs/codegen/bases/{commit}")])
+                .run()
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Whether an object is here.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn has(&self, object: &str) -> Result<bool, Error> {
+        Ok(self.git("looking for an object").args(["cat-file", "-e", object]).end().await?.ok)
+    }
+
+    /// The commit of a branch, tag, or hidden ref.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn resolve(&self, name: &str) -> Result<Option<String>, Error> {
+        let spec = format!("{name}^{{commit}}");
+        let ended = self.git("resolving a ref").args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]).end().await?;
+        Ok(ended.ok.then(|| String::from_utf8_lossy(&ended.stdout).trim().to_owned()))
+    }
+
+    /// The last commit that a run left here.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn run_commit(&self, run_id: i64) -> Result<Option<String>, Error> {
+        self.resolve(&run_ref(run_id)).await
+    }
+
+    /// Commits and names of the origin's branches and tags, as far as a sandbox needs them.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn refs(&self) -> Result<Vec<(String, String)>, Error> {
+        let out = self
+            .git("listing refs")
+            .args(["for-each-ref", "--count=20000", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"])
+            .line()
+            .await?;
+        Ok(out.lines().filter_map(|l| l.split_once(' ')).map(|(c, r)| (c.to_owned(), r.to_owned())).collect())
+    }
+
+    /// Indexes a pack that came out of a sandbox, checks that `commit` is whole, and keeps it on the run's hidden ref.
+    ///
+    /// # Errors
+    /// When the pack is broken, holds hostile objects, or lacks something the commit needs.
+    pub async fn import_pack(&self, run_id: i64, commit: &str, pack: impl AsyncRead + Send + 'static) -> Result<(), Error> {
+        let _lock = self.lock().await?;
+        let doing = "taking the run's commits out of the sandbox";
+        self.git(doing).timeout(NETWORK).args(["index-pack", "--stdin", "--fix-thin", "--strict"]).stream(pack).run().await?;
+        self.set_run_commit(run_id, commit).await
+    }
+
+    /// Points a run's hidden ref at a commit that is here in full.
+    ///
+    /// # Errors
+    /// When the commit or something it needs is missing.
+    pub async fn set_run_commit(&self, run_id: i64, commit: &str) -> Result<(), Error> {
+        let doing = "keeping the run's commits";
+        self.git(doing).timeout(NETWORK).args(["rev-list", "--objects", "--quiet", commit, "--not", "--all"]).run().await?;
+        self.git(doing).args(["update-ref", &run_ref(run_id), commit]).run().await?;
+        Ok(())
+    }
+
+    /// Pushes a commit to the run's own branch. `expected` is the last commit that this run pushed there; anything else there is not overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] with the origin's reason, [`Error::Unusable`] when it cannot be reached.
+    pub async fn push(&self, commit: &str, branch: &str, origin: &str, expected: Option<&str>) -> Result<Pushed, Error> {
+        check_origin(origin)?;
+        let shown = without_credentials(origin);
+        let there = self.remote_commit(branch, origin).await?;
+        if there.as_deref() == Some(commit) {
+            return Ok(Pushed::Before);
+        }
+        let doing = format!("pushing {branch} to {shown}");
+        let ended = self
+            .git(doing.clone())
+            .credentials_of(origin)
+            .timeout(NETWORK)
+            .args(["push", "--porcelain", "--no-verify", "--no-signed", "--recurse-submodules=no"])
+            .args([format!("--force-with-lease=refs/heads/{branch}:{}", expected.unwrap_or_default())])
+            .args(["--", &address(origin), &format!("{commit}:refs/heads/{branch}")])
+            .end()
+            .await?;
+        if ended.ok {
+            return Ok(Pushed::Now);
+        }
+        let report = String::from_utf8_lossy(&ended.stdout);
+        if report.lines().any(|l| l.starts_with('!')) {
+            let why = report.lines().find(|l| l.starts_with('!')).and_then(|l| l.rsplit('\t').next()).unwrap_or("rejected");
+            let remote = ended.stderr.lines().filter_map(|l| l.strip_prefix("remote:")).map(str::trim).filter(|l| !l.is_empty());
+            let remote: String = remote.collect::<Vec<_>>().join(" ").chars().take(500).collect();
+            let why = match why {
+                w if w.contains("stale info") => "someone else has changed the branch there since".to_owned(),
+                w if remote.is_empty() => w.trim().to_owned(),
+                w => format!("{} ({remote})", w.trim()),
+            };
+            return Err(Error::Rejected(format!("{shown} did not take the branch {branch}: {why}")));
+        }
+        Err(Error::of_stderr(doing, ended.stderr))
+    }
+
+    /// The commit that an origin has on a branch.
+    ///
+    /// # Errors
+    /// A sentence when the origin cannot be used.
+    pub async fn remote_commit(&self, branch: &str, origin: &str) -> Result<Option<String>, Error> {
+        check_origin(origin)?;
+        let out = Git::new(format!("looking at {}", without_credentials(origin)))
+            .credentials_of(origin)
+            .args(["ls-remote", "--", &address(origin), &format!("refs/heads/{branch}")])
+            .line()
+            .await?;
+        Ok(out.split_once('\t').map(|(commit, _)| commit.to_owned()))
+    }
+
+    /// The change from `base` (none: from nothing) to `commit` as a patch that `git apply` takes.
+    ///
+    /// # Errors
+    /// When a commit is missing.
+    pub async fn diff(&self, base: Option<&str>, commit: &str) -> Result<Vec<u8>, Error> {
+        self.compare(&["--binary", "--full-index"], base, commit).await
+    }
+
+    /// The same as `git diff --stat` shows it.
+    ///
+    /// # Errors
+    /// When a commit is missing.
+    pub async fn diff_stat(&self, base: Option<&str>, commit: &str) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.compare(&["--stat=100"], base, commit).await?).into_owned())
+    }
+
+    async fn compare(&self, how: &[&str], base: Option<&str>, commit: &str) -> Result<Vec<u8>, Error> {
+        self.git("comparing the run's commits with its base")
+            .timeout(NETWORK)
+            .args(["diff-tree", "-r", "-M", "--no-ext-diff", "--no-textconv", "--no-color"])
+            .args(how)
+            .args([base.unwrap_or(EMPTY_TREE), commit, "--"])
+            .run()
+            .await
+    }
+
+    /// The first `cap` bytes of a file at a commit; none when there is no such file, or it is a link or folder.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn read_file(&self, commit: &str, path: &str, cap: usize) -> Result<Option<String>, Error> {
+        let ended = self.git("reading a file of the repository").args(["cat-file", "blob", &format!("{commit}:{path}")]).end().await?;
+        Ok(ended.ok.then(|| String::from_utf8_lossy(ended.stdout.get(..cap).unwrap_or(&ended.stdout)).into_owned()))
+    }
+
+    /// Paths at a commit, with their modes (`100644`, `120000` for a link, `160000` for a submodule), under the given ones (`*` and `**` as globs).
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn list(&self, commit: &str, prefixes: &[&str]) -> Result<Vec<(String, String)>, Error> {
+        let out = self.git("listing the repository's files").args(["ls-tree", "-z", "--full-tree", commit, "--"]).args(prefixes).run().await?;
+        Ok(out
+            .split(|b| *b == 0)
+            .map(String::from_utf8_lossy)
+            .filter_map(|l| l.split_once('\t').map(|(meta, path)| (meta.split(' ').next().unwrap_or_default().to_owned(), path.to_owned())))
+            .collect())
+    }
+
+    /// What a checkout without network lacks, as sentences: submodules and large files kept elsewhere.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn lacking(&self, commit: &str) -> Result<Vec<String>, Error> {
+        let mut lacking = Vec::new();
+        if let Some(modules) = self.read_file(commit, ".gitmodules", 64 << 10).await? {
+            let paths: Vec<&str> = modules.lines().filter_map(|l| l.trim().strip_prefix("path")?.trim().strip_prefix('=')).map(str::trim).collect();
+            if !paths.is_empty() {
+                lacking.push(format!("The repository has submodules ({}), which are not checked out.", short_list(&paths)));
+            }
+        }
+        let lfs = self
+            .git("looking for LFS pointers")
+            .args(["grep", "--name-only", "--fixed-strings", "-e", "filter=lfs", commit, "--", ":(glob)**/.gitattributes"])
+            .end()
+            .await?;
+        if lfs.ok {
+            lacking.push("The repository keeps large files in Git LFS; they are here as pointers, without their content.".to_owned());
+        }
+        Ok(lacking)
+    }
+}
+
+/// The hidden ref that holds a run's last commit.
+fn run_ref(run_id: i64) -> String {
+    format!("refs/codegen/runs/{run_id}")
+}
+
+fn short_list(names: &[&str]) -> String {
+    let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
+}
