@@ -1,1 +1,240 @@
-//! codegen-store
+//! What outlives a process: rows and SQL, one file per table. Knows nothing of HTTP, sandboxes or models.
+//!
+//! Times are unix milliseconds and come from the caller. Log bodies are JSON objects that carry their own `kind`.
+//! Where the store ends or requeues a run it appends a `status` entry (`{"kind","status","reason"}`) in the same
+//! transaction, so that a reader of the log sees the end exactly when it is true.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+mod blobs;
+mod claims;
+mod dialect;
+mod effects;
+mod log;
+mod orgs;
+mod pull_requests;
+mod repos;
+mod row;
+mod runs;
+mod tokens;
+mod users;
+
+use dialect::{Acknowledge, Job, Pool, Request, Tx, Verdict};
+
+pub use claims::{Claim, MAX_CRASHES, RunUpdate};
+pub use effects::Effect;
+pub use log::{LogRow, NewLog};
+pub use orgs::Org;
+pub use pull_requests::{NewPullRequest, PullRequest};
+pub use repos::{NewRepo, Repo};
+pub use runs::{NewRun, Phase, Reason, Run, RunFilter};
+pub use tokens::Token;
+pub use users::{Member, NewUser, Role, User};
+
+/// Shorthand for the results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+pub(crate) type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why the store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such row in this organization.
+    #[error("not found")]
+    NotFound,
+    /// The row's state does not allow it; a sentence.
+    #[error("{0}")]
+    Conflict(String),
+    /// The run is not this claim's any more: it was claimed anew, released or ended.
+    #[error("the run was taken over or has ended")]
+    Fenced,
+    /// The database was written by a newer codegen.
+    #[error(
+        "the database {} is of version {found}, this codegen knows up to {known}: \
+         start the newer codegen, or use another data directory",
+        path.display()
+    )]
+    NewerDatabase {
+        /// The database file.
+        path: PathBuf,
+        /// Version of its newest migration.
+        found: i64,
+        /// Newest migration of this build.
+        known: i64,
+    },
+    /// Another process has the data directory.
+    #[error("another codegen is using {}: stop it, or give another data directory with --data-dir", .0.display())]
+    Locked(PathBuf),
+    /// The disk has no room; nothing of the refused change was kept.
+    #[error("the disk with the database is full: free some space and try again")]
+    Full,
+    /// The data directory cannot be used.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Bringing the database up to this version.
+    #[error("migrating the database")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The group of changes could not be committed; none of it was kept.
+    #[error("committing to the database")]
+    Commit(#[source] Arc<sqlx::Error>),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else the database said.
+    #[error("asking the database")]
+    Db(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::RowNotFound => Self::NotFound,
+            error if dialect::is_full(&error) => Self::Full,
+            error => Self::Db(error),
+        }
+    }
+}
+
+/// What was just committed, for those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Whose run.
+    pub org_id: i64,
+    /// Which run.
+    pub run_id: i64,
+    /// What about it.
+    pub kind: ChangeKind,
+}
+
+/// Kinds of [`Change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// A run waits for a worker.
+    RunQueued,
+    /// A run's row changed.
+    RunChanged,
+    /// A run's log grew.
+    LogAppended,
+}
+
+/// The open database. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    readers: Pool,
+    requests: mpsc::Sender<Request>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Store {
+    /// Locks the data directory (made where missing), opens `codegen.db` in it and migrates it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process has it, [`Error::NewerDatabase`] where a newer codegen wrote it.
+    pub async fn open(data_dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(data_dir).map_err(|source| Error::Io {
+            operation: "making the data directory",
+            path: data_dir.to_owned(),
+            source,
+        })?;
+        let lock = lock(data_dir)?;
+        let (readers, conn) = dialect::open(&data_dir.join("codegen.db")).await?;
+        let (requests, inbox) = mpsc::channel(1024);
+        let (changes, _) = broadcast::channel(4096);
+        tokio::spawn(dialect::write_in_groups(conn, lock, inbox, changes.clone()));
+        Ok(Self { readers, requests, changes })
+    }
+
+    /// Finishes what is under way, closes the database and frees the data directory; later calls on any clone fail.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        self.readers.close().await;
+        if self.requests.send(Request::Close(done)).await.is_ok() {
+            // An error means that the writer has already gone, which is what was asked for.
+            closed.await.ok();
+        }
+    }
+
+    /// Changes from now on, each sent after its commit. A receiver that lags misses some and should look at the rows.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Asks the database something trivial.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        Ok(())
+    }
+
+    /// Runs `work` on the one writing connection and returns after the commit. Other writes may share the transaction;
+    /// when `work` fails, only its own changes are undone.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (done, answer) = oneshot::channel();
+        let job: Job = Box::new(move |tx| {
+            Box::pin(async move {
+                let outcome = match tx {
+                    Some(tx) => work(tx).await,
+                    None => Err(Error::Closed),
+                };
+                let verdict = match &outcome {
+                    Ok(_) => Verdict::Keep,
+                    Err(Error::Full) => Verdict::Full,
+                    Err(_) => Verdict::Undo,
+                };
+                let acknowledge: Acknowledge = Box::new(move |committed: Result<()>| {
+                    // A caller that has stopped waiting does not need the answer.
+                    done.send(committed.and(outcome)).ok();
+                });
+                (verdict, acknowledge)
+            })
+        });
+        self.requests.send(Request::Write(job)).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// Whether another process has this data directory. Only a hint: [`Store::open`] decides.
+#[must_use]
+pub fn is_locked(data_dir: &Path) -> bool {
+    data_dir.is_dir() && matches!(lock(data_dir), Err(Error::Locked(_)))
+}
+
+/// Takes the lock that one process holds on a data directory. It belongs to the open file: a child that is forked
+/// without exec while the store is open would keep it, so such children are made before.
+fn lock(data_dir: &Path) -> Result<std::fs::File> {
+    let path = data_dir.join("lock");
+    let io = |operation| {
+        let path = path.clone();
+        move |source| Error::Io { operation, path, source }
+    };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io("opening the lock file"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked(data_dir.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(io("locking")(source)),
+    }
+}

@@ -1,0 +1,303 @@
+//! What a worker does with a run: claim it, write to it under its fence, end it or give it back.
+
+use crate::{
+    Change, ChangeKind, Error, Phase, Reason, Result, Run, Store,
+    dialect::{self, Db, Tx},
+    runs::{end, full_run},
+};
+
+/// A run that lost its worker more often than this without progress is given up.
+pub const MAX_CRASHES: i64 = 5;
+
+/// The right to write to a run, until someone claims it anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Which run.
+    pub run_id: i64,
+    /// [`Run::attempt`] at the claim.
+    pub attempt: i64,
+}
+
+impl Run {
+    /// The claim that this row, as [`Store::claim_run`] returned it, stands for.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        Claim { run_id: self.id, attempt: self.attempt }
+    }
+}
+
+/// What a worker learned; what is `None` stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct RunUpdate {
+    /// [`Run::branch`].
+    pub branch: Option<String>,
+    /// [`Run::base_commit`].
+    pub base_commit: Option<String>,
+    /// [`Run::base_branch`].
+    pub base_branch: Option<String>,
+    /// [`Run::sandbox_id`].
+    pub sandbox_id: Option<String>,
+    /// [`Run::steps`].
+    pub steps: Option<i64>,
+    /// [`Run::tokens_in`].
+    pub tokens_in: Option<i64>,
+    /// [`Run::tokens_out`].
+    pub tokens_out: Option<i64>,
+    /// [`Run::cost`].
+    pub cost: Option<f64>,
+    /// [`Run::summary`].
+    pub summary: Option<String>,
+    /// [`Run::diff_stat`].
+    pub diff_stat: Option<String>,
+}
+
+impl Store {
+    /// Claims the next queued run, round-robin over organizations, if there is one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn claim_run(&self, worker_id: &str, now: i64) -> Result<Option<Run>> {
+        let worker_id = worker_id.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let Some(run_id) = dialect::next_queued(tx).await? else { return Ok(None) };
+                take(tx, run_id, &worker_id, now).await
+            })
+        })
+        .await
+    }
+
+    /// Claims this run, if it is queued.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn claim_run_by_id(&self, run_id: i64, worker_id: &str, now: i64) -> Result<Option<Run>> {
+        let worker_id = worker_id.to_owned();
+        self.write(move |tx| Box::pin(async move { take(tx, run_id, &worker_id, now).await })).await
+    }
+
+    /// One run, of whichever organization; for workers only.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn run_by_id(&self, id: i64) -> Result<Run> {
+        sqlx::query_as::<Db, Run>("SELECT * FROM full_runs WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or(Error::NotFound)
+    }
+
+    /// Moves a claimed run to another live phase.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]; [`Error::Conflict`] for the phases that [`Store::release_run`] and [`Store::finish_run`] set.
+    pub async fn set_phase(&self, claim: &Claim, phase: Phase) -> Result<()> {
+        if matches!(phase, Phase::Queued | Phase::Done) {
+            return Err(Error::Conflict(format!("a claimed run is not set to {}", phase.as_str())));
+        }
+        let claim = *claim;
+        self.write(move |tx| {
+            Box::pin(async move {
+                let org_id = fence(tx, claim).await?;
+                sqlx::query("UPDATE runs SET phase = $2 WHERE id = $1")
+                    .bind(claim.run_id)
+                    .bind(phase.as_str())
+                    .execute(&mut tx.conn)
+                    .await?;
+                tx.changes.push(Change { org_id, run_id: claim.run_id, kind: ChangeKind::RunChanged });
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Writes what the worker learned.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub async fn update_run(&self, claim: &Claim, update: RunUpdate) -> Result<()> {
+        let claim = *claim;
+        self.write(move |tx| {
+            Box::pin(async move {
+                let org_id = fence(tx, claim).await?;
+                sqlx::query(
+                    "UPDATE runs SET branch = COALESCE($2, branch), base_commit = COALESCE($3, base_commit),
+                         base_branch = COALESCE($4, base_branch), sandbox_id = COALESCE($5, sandbox_id),
+                         steps = COALESCE($6, steps), tokens_in = COALESCE($7, tokens_in),
+                         tokens_out = COALESCE($8, tokens_out), cost = COALESCE($9, cost),
+                         summary = COALESCE($10, summary), diff_stat = COALESCE($11, diff_stat)
+                     WHERE id = $1",
+                )
+                .bind(claim.run_id)
+                .bind(update.branch)
+                .bind(update.base_commit)
+                .bind(update.base_branch)
+                .bind(update.sandbox_id)
+                .bind(update.steps)
+                .bind(update.tokens_in)
+                .bind(update.tokens_out)
+                .bind(update.cost)
+                .bind(update.summary)
+                .bind(update.diff_stat)
+                .execute(&mut tx.conn)
+                .await?;
+                tx.changes.push(Change { org_id, run_id: claim.run_id, kind: ChangeKind::RunChanged });
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Ends a claimed run and appends its `status` entry. The claim is worth nothing afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub async fn finish_run(
+        &self,
+        claim: &Claim,
+        reason: Reason,
+        result: &str,
+        error_cause: Option<&str>,
+        now: i64,
+    ) -> Result<()> {
+        let finished = self.finish(*claim, None, reason, result, error_cause, now).await?;
+        debug_assert!(finished, "without a seq there is nothing to compare");
+        Ok(())
+    }
+
+    /// [`Store::finish_run`], but only when no `user_message` came after entry `seen_seq`; says whether it ended the
+    /// run. So a follow-up that comes in at the last moment is answered, not lost.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub async fn finish_run_if_read(
+        &self,
+        claim: &Claim,
+        seen_seq: i64,
+        reason: Reason,
+        result: &str,
+        now: i64,
+    ) -> Result<bool> {
+        self.finish(*claim, Some(seen_seq), reason, result, None, now).await
+    }
+
+    async fn finish(
+        &self,
+        claim: Claim,
+        seen_seq: Option<i64>,
+        reason: Reason,
+        result: &str,
+        error_cause: Option<&str>,
+        now: i64,
+    ) -> Result<bool> {
+        let (result, error_cause) = (result.to_owned(), error_cause.map(str::to_owned));
+        self.write(move |tx| {
+            Box::pin(async move {
+                fence(tx, claim).await?;
+                if let Some(seen_seq) = seen_seq {
+                    let message_seq: i64 = sqlx::query_scalar("SELECT message_seq FROM runs WHERE id = $1")
+                        .bind(claim.run_id)
+                        .fetch_one(&mut tx.conn)
+                        .await?;
+                    if message_seq > seen_seq {
+                        return Ok(false);
+                    }
+                }
+                end(tx, claim.run_id, reason, &result, error_cause.as_deref(), now).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Gives a claimed run back to the queue, at its old place, without counting a crash.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub async fn release_run(&self, claim: &Claim) -> Result<()> {
+        let claim = *claim;
+        self.write(move |tx| {
+            Box::pin(async move {
+                let org_id = fence(tx, claim).await?;
+                requeue(tx, org_id, claim.run_id, 0).await
+            })
+        })
+        .await
+    }
+
+    /// Gives the runs that any worker but `live_worker_id` had back to the queue and counts a crash for each; a run
+    /// that crashed more than [`MAX_CRASHES`] times without progress ends as FAILED. Returns those it touched.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn requeue_orphans(&self, live_worker_id: &str, now: i64) -> Result<Vec<Run>> {
+        let live_worker_id = live_worker_id.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let orphans: Vec<(i64, i64, i64)> = sqlx::query_as(
+                    "SELECT id, org_id, crashes FROM runs
+                     WHERE phase NOT IN ('queued', 'done') AND (worker_id IS NULL OR worker_id <> $1) ORDER BY id",
+                )
+                .bind(live_worker_id)
+                .fetch_all(&mut tx.conn)
+                .await?;
+                let mut runs = Vec::with_capacity(orphans.len());
+                for (run_id, org_id, crashes) in orphans {
+                    requeue(tx, org_id, run_id, 1).await?;
+                    if crashes + 1 > MAX_CRASHES {
+                        let result = "The run was given up: its worker was lost again and again without progress.";
+                        let cause = format!("{} crashes without progress", crashes + 1);
+                        end(tx, run_id, Reason::Failed, result, Some(&cause), now).await?;
+                    }
+                    runs.push(full_run(tx, run_id).await?);
+                }
+                Ok(runs)
+            })
+        })
+        .await
+    }
+}
+
+/// Refuses a claim that is not the run's last one; otherwise keeps the row until the commit and says whose run it is.
+pub async fn fence(tx: &mut Tx, claim: Claim) -> Result<i64> {
+    let org_id: Option<i64> = sqlx::query_scalar(
+        "UPDATE runs SET attempt = attempt
+         WHERE id = $1 AND attempt = $2 AND phase NOT IN ('queued', 'done') RETURNING org_id",
+    )
+    .bind(claim.run_id)
+    .bind(claim.attempt)
+    .fetch_optional(&mut tx.conn)
+    .await?;
+    org_id.ok_or(Error::Fenced)
+}
+
+async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Option<Run>> {
+    let org_id: Option<i64> = sqlx::query_scalar(
+        "UPDATE runs SET phase = 'preparing', worker_id = $2, attempt = attempt + 1,
+             started_at = COALESCE(started_at, $3)
+         WHERE id = $1 AND phase = 'queued' RETURNING org_id",
+    )
+    .bind(run_id)
+    .bind(worker_id)
+    .bind(now)
+    .fetch_optional(&mut tx.conn)
+    .await?;
+    let Some(org_id) = org_id else { return Ok(None) };
+    sqlx::query("UPDATE orgs SET claim_turn = (SELECT MAX(claim_turn) FROM orgs) + 1 WHERE id = $1")
+        .bind(org_id)
+        .execute(&mut tx.conn)
+        .await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+    full_run(tx, run_id).await.map(Some)
+}
+
+async fn requeue(tx: &mut Tx, org_id: i64, run_id: i64, crashes: i64) -> Result<()> {
+    sqlx::query("UPDATE runs SET phase = 'queued', worker_id = NULL, crashes = crashes + $2 WHERE id = $1")
+        .bind(run_id)
+        .bind(crashes)
+        .execute(&mut tx.conn)
+        .await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! SQLite: opening, the one writer with group commit, and the claim.
+
+use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
+
+use sqlx::{
+    Connection as _, SqlSafeStr as _,
+    migrate::{Migration, MigrationType, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{BoxFuture, Change, Error, Result};
+
+/// The driver.
+pub type Db = sqlx::Sqlite;
+/// Connections that only read.
+pub type Pool = sqlx::SqlitePool;
+/// A row of an answer.
+pub type Row = sqlx::sqlite::SqliteRow;
+
+/// Jobs that may share one commit; more would make the first of them wait too long.
+const GROUP: usize = 256;
+
+/// Listed by hand: `sqlx::migrate!` would compile SQLite a second time, for the macro.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "first", include_str!("../../migrations/sqlite/0001_first.sql"))];
+
+/// The writing connection and what will be announced after its commit.
+pub struct Tx {
+    /// Inside a transaction.
+    pub conn: SqliteConnection,
+    /// Sent once committed.
+    pub changes: Vec<Change>,
+}
+
+/// Told how the commit went; passes on the job's own outcome.
+pub type Acknowledge = Box<dyn FnOnce(Result<()>) + Send>;
+/// One caller's change. Without a transaction it does nothing but hand back its acknowledgement.
+pub type Job = Box<dyn for<'t> FnOnce(Option<&'t mut Tx>) -> BoxFuture<'t, (Verdict, Acknowledge)> + Send>;
+
+/// What is to become of a job's changes.
+pub enum Verdict {
+    /// Commit them.
+    Keep,
+    /// Undo them, the job failed.
+    Undo,
+    /// Undo them, the disk is full.
+    Full,
+}
+
+/// Why a whole group was not kept.
+#[derive(Clone)]
+enum Lost {
+    Full,
+    Db(Arc<sqlx::Error>),
+}
+
+impl From<sqlx::Error> for Lost {
+    fn from(error: sqlx::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Db(Arc::new(error)) }
+    }
+}
+
+/// What the writer is asked.
+pub enum Request {
+    /// Do this and acknowledge after the commit.
+    Write(Job),
+    /// Close the database and free the data directory.
+    Close(oneshot::Sender<()>),
+}
+
+/// Opens and migrates the database: the readers and the one writer.
+pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
+    // Only the owner may read it; SQLite gives its other files the mode of this one.
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(10))
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("cache_size", "-16384")
+        .pragma("temp_store", "MEMORY");
+    let mut writer = SqliteConnection::connect_with(&options).await?;
+    migrate(path, &mut writer).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(8)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_lazy_with(options.pragma("query_only", "ON"));
+    Ok((readers, writer))
+}
+
+async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
+    let migrations: Vec<Migration> = MIGRATIONS
+        .iter()
+        .map(|&(version, name, sql)| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect();
+    let known = migrations.iter().map(|m| m.version).max().unwrap_or(0);
+    let migrated: Option<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'")
+            .fetch_optional(&mut *conn)
+            .await?;
+    if migrated.is_some() {
+        let found: i64 =
+            sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
+        if found > known {
+            return Err(Error::NewerDatabase { path: path.to_owned(), found, known });
+        }
+    }
+    Migrator::with_migrations(migrations).run_direct(None, conn, false).await?;
+    Ok(())
+}
+
+/// Serves write requests until closed: takes what is waiting, up to [`GROUP`], into one transaction (one fsync), each
+/// job under its own savepoint, and acknowledges them after the commit. Holds the lock on the data directory.
+pub async fn write_in_groups(
+    conn: SqliteConnection,
+    lock: File,
+    mut inbox: mpsc::Receiver<Request>,
+    changes: broadcast::Sender<Change>,
+) {
+    let mut tx = Tx { conn, changes: Vec::new() };
+    let mut closing = None;
+    while let Some(request) = inbox.recv().await {
+        let first = match request {
+            Request::Write(job) => job,
+            Request::Close(done) => {
+                closing = Some(done);
+                break;
+            }
+        };
+        let mut acknowledges = Vec::new();
+        let outcome = group(&mut tx, first, &mut inbox, &mut acknowledges, &mut closing).await;
+        if outcome.is_err() {
+            // SQLite may have rolled back by itself, then this one has nothing to do.
+            sqlx::query("ROLLBACK").execute(&mut tx.conn).await.ok();
+            tx.changes.clear();
+        }
+        for change in tx.changes.drain(..) {
+            // Nobody listening is fine.
+            changes.send(change).ok();
+        }
+        for acknowledge in acknowledges {
+            acknowledge(match &outcome {
+                Ok(()) => Ok(()),
+                Err(Lost::Full) => Err(Error::Full),
+                Err(Lost::Db(error)) => Err(Error::Commit(error.clone())),
+            });
+        }
+        if closing.is_some() {
+            break;
+        }
+    }
+    if let Err(error) = tx.conn.close().await {
+        tracing::error!(%error, "closing the database");
+    }
+    drop(lock);
+    if let Some(done) = closing {
+        // The closer may have stopped waiting.
+        done.send(()).ok();
+    }
+}
+
+async fn group(
+    tx: &mut Tx,
+    first: Job,
+    inbox: &mut mpsc::Receiver<Request>,
+    acknowledges: &mut Vec<Acknowledge>,
+    closing: &mut Option<oneshot::Sender<()>>,
+) -> Result<(), Lost> {
+    if let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await {
+        acknowledges.push(first(None).await.1);
+        return Err(error.into());
+    }
+    let mut next = Some(first);
+    while let Some(job) = next.take() {
+        if let Err(error) = sqlx::query("SAVEPOINT job").execute(&mut tx.conn).await {
+            acknowledges.push(job(None).await.1);
+            return Err(error.into());
+        }
+        let announced = tx.changes.len();
+        let (verdict, acknowledge) = job(Some(tx)).await;
+        acknowledges.push(acknowledge);
+        match verdict {
+            Verdict::Keep => {}
+            Verdict::Undo | Verdict::Full => {
+                tx.changes.truncate(announced);
+                if let Err(error) = sqlx::query("ROLLBACK TO job").execute(&mut tx.conn).await {
+                    // On a full disk SQLite may undo the whole transaction, the savepoint with it.
+                    return Err(if matches!(verdict, Verdict::Full) { Lost::Full } else { error.into() });
+                }
+            }
+        }
+        sqlx::query("RELEASE job").execute(&mut tx.conn).await?;
+        if acknowledges.len() < GROUP {
+            match inbox.try_recv() {
+                Ok(Request::Write(job)) => next = Some(job),
+                Ok(Request::Close(done)) => *closing = Some(done),
+                // Empty, or every sender has gone.
+                Err(_) => {}
+            }
+        }
+    }
+    sqlx::query("COMMIT").execute(&mut tx.conn).await?;
+    Ok(())
+}
+
+/// Whether the error says that the disk is full.
+pub fn is_full(error: &sqlx::Error) -> bool {
+    // SQLITE_FULL.
+    error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "13")
+}
+
+/// The queued run to claim next: of the organization whose turn was longest ago, its oldest. SQLite takes one writer
+/// at a time, so there are no rows to lock or skip.
+pub async fn next_queued(tx: &mut Tx) -> Result<Option<i64>> {
+    let run_id: Option<i64> = sqlx::query_scalar(
+        "SELECT (SELECT r.id FROM runs r WHERE r.org_id = o.id AND r.phase = 'queued'
+                 ORDER BY r.queued_at, r.id LIMIT 1)
+         FROM orgs o
+         WHERE EXISTS (SELECT 1 FROM runs r WHERE r.org_id = o.id AND r.phase = 'queued')
+         ORDER BY o.claim_turn, o.id LIMIT 1",
+    )
+    .fetch_optional(&mut tx.conn)
+    .await?;
+    Ok(run_id)
+}

@@ -1,0 +1,175 @@
+//! The log of a run: append-only, numbered without gaps.
+
+use sqlx::{FromRow, Row as _};
+
+use crate::{
+    Change, ChangeKind, Claim, Error, Result, Store,
+    claims::fence,
+    dialect::{Db, Row, Tx},
+    row::flag,
+};
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow {
+    /// Whose.
+    pub run_id: i64,
+    /// From 1, without gaps.
+    pub seq: i64,
+    /// What it is.
+    pub kind: String,
+    /// A JSON object with the same `kind`.
+    pub body: String,
+    /// Whether it counts as a Log of the contract.
+    pub contract: bool,
+    /// When.
+    pub created_at: i64,
+}
+
+impl FromRow<'_, Row> for LogRow {
+    fn from_row(row: &Row) -> sqlx::Result<Self> {
+        Ok(Self {
+            run_id: row.try_get("run_id")?,
+            seq: row.try_get("seq")?,
+            kind: row.try_get("kind")?,
+            body: row.try_get("body")?,
+            contract: flag(row, "contract")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+/// An entry to be appended.
+#[derive(Debug, Clone)]
+pub struct NewLog {
+    /// [`LogRow::kind`].
+    pub kind: String,
+    /// [`LogRow::body`].
+    pub body: String,
+    /// [`LogRow::contract`].
+    pub contract: bool,
+}
+
+impl Store {
+    /// Appends an entry and returns its seq. A `reply` or `call_finished` is progress: it resets the run's crashes.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub async fn append_log(&self, claim: &Claim, kind: &str, body: &str, contract: bool, now: i64) -> Result<i64> {
+        let entry = NewLog { kind: kind.to_owned(), body: body.to_owned(), contract };
+        let claim = *claim;
+        self.write(move |tx| {
+            Box::pin(async move {
+                fence(tx, claim).await?;
+                Ok(append(tx, claim.run_id, &entry.kind, &entry.body, entry.contract, now).await?.seq)
+            })
+        })
+        .await
+    }
+
+    /// Appends entries in one go and returns their seqs.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]; then none is appended.
+    pub async fn append_log_batch(&self, claim: &Claim, entries: Vec<NewLog>, now: i64) -> Result<Vec<i64>> {
+        let claim = *claim;
+        self.write(move |tx| {
+            Box::pin(async move {
+                fence(tx, claim).await?;
+                let mut seqs = Vec::with_capacity(entries.len());
+                for entry in &entries {
+                    seqs.push(append(tx, claim.run_id, &entry.kind, &entry.body, entry.contract, now).await?.seq);
+                }
+                Ok(seqs)
+            })
+        })
+        .await
+    }
+
+    /// The entries after `after_seq`, oldest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn log(&self, run_id: i64, after_seq: i64, limit: i64) -> Result<Vec<LogRow>> {
+        let rows =
+            sqlx::query_as::<Db, LogRow>("SELECT * FROM log WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3")
+                .bind(run_id)
+                .bind(after_seq)
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
+        Ok(rows)
+    }
+
+    /// A page of the entries that count as Logs of the contract, oldest first or, with `reverse`, newest first, and
+    /// how many there are in all.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the run is not this organization's.
+    pub async fn contract_logs(
+        &self,
+        org_id: i64,
+        run_id: i64,
+        skip: i64,
+        limit: i64,
+        reverse: bool,
+    ) -> Result<(Vec<LogRow>, i64)> {
+        let total: Option<i64> = sqlx::query_scalar("SELECT contract_logs FROM runs WHERE org_id = $1 AND id = $2")
+            .bind(org_id)
+            .bind(run_id)
+            .fetch_optional(&self.readers)
+            .await?;
+        let total = total.ok_or(Error::NotFound)?;
+        let rows = sqlx::query_as::<Db, LogRow>(if reverse {
+            "SELECT * FROM log WHERE run_id = $1 AND contract = 1 ORDER BY seq DESC LIMIT $2 OFFSET $3"
+        } else {
+            "SELECT * FROM log WHERE run_id = $1 AND contract = 1 ORDER BY seq LIMIT $2 OFFSET $3"
+        })
+        .bind(run_id)
+        .bind(limit)
+        .bind(skip)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok((rows, total))
+    }
+}
+
+/// Where an entry went.
+pub struct Appended {
+    /// The run's organization.
+    pub org_id: i64,
+    /// The entry's number.
+    pub seq: i64,
+}
+
+/// Appends an entry, whoever has the run.
+pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: bool, now: i64) -> Result<Appended> {
+    let progress = matches!(kind, "reply" | "call_finished");
+    let message = kind == "user_message";
+    let (org_id, seq): (i64, i64) = sqlx::query_as(
+        "UPDATE runs SET log_seq = log_seq + 1, contract_logs = contract_logs + $2,
+             crashes = CASE WHEN $3 = 1 THEN 0 ELSE crashes END,
+             message_seq = CASE WHEN $4 = 1 THEN log_seq + 1 ELSE message_seq END
+         WHERE id = $1 RETURNING org_id, log_seq",
+    )
+    .bind(run_id)
+    .bind(i64::from(contract))
+    .bind(i64::from(progress))
+    .bind(i64::from(message))
+    .fetch_one(&mut tx.conn)
+    .await?;
+    sqlx::query("INSERT INTO log (run_id, seq, kind, contract, created_at, body) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(run_id)
+        .bind(seq)
+        .bind(kind)
+        .bind(i64::from(contract))
+        .bind(now)
+        .bind(body)
+        .execute(&mut tx.conn)
+        .await?;
+    let change = Change { org_id, run_id, kind: ChangeKind::LogAppended };
+    if tx.changes.last() != Some(&change) {
+        tx.changes.push(change);
+    }
+    Ok(Appended { org_id, seq })
+}

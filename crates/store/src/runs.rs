@@ -1,0 +1,506 @@
+//! Runs, as those who ask for them see them; what a worker does with them is in `claims.rs`.
+
+use serde_json::json;
+use sqlx::{FromRow, Row as _};
+
+use crate::{
+    Change, ChangeKind, Error, Result, Store,
+    dialect::{Db, Row, Tx},
+    log,
+    row::{flag, unreadable, word},
+};
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Waits for a worker.
+    Queued,
+    /// Its sandbox and checkout are being made.
+    Preparing,
+    /// The agent works.
+    Running,
+    /// Waits for a person.
+    Waiting,
+    /// The agent has ended, its work is being saved.
+    Finishing,
+    /// Ended; see [`Run::reason`].
+    Done,
+}
+
+impl Phase {
+    const ALL: [Self; 6] = [Self::Queued, Self::Preparing, Self::Running, Self::Waiting, Self::Finishing, Self::Done];
+
+    /// As stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Finishing => "finishing",
+            Self::Done => "done",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == text)
+    }
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The task is done.
+    Complete,
+    /// The task could not be done.
+    Error,
+    /// The platform's fault.
+    Failed,
+    /// Stopped.
+    Cancelled,
+    /// Out of time.
+    Timeout,
+    /// Out of steps.
+    MaxIterations,
+    /// Out of tokens or money.
+    OutOfTokens,
+}
+
+impl Reason {
+    const ALL: [Self; 7] = [
+        Self::Complete,
+        Self::Error,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Timeout,
+        Self::MaxIterations,
+        Self::OutOfTokens,
+    ];
+
+    /// As stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Error => "error",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Timeout => "timeout",
+            Self::MaxIterations => "max_iterations",
+            Self::OutOfTokens => "out_of_tokens",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Key.
+    pub id: i64,
+    /// Whose.
+    pub org_id: i64,
+    /// Who asked.
+    pub user_id: i64,
+    /// In which repository.
+    pub repo_id: Option<i64>,
+    /// What for.
+    pub prompt: String,
+    /// Images of the prompt, as data URIs.
+    pub images: Vec<String>,
+    /// The caller's own JSON, byte for byte.
+    pub metadata: Option<String>,
+    /// `provider/name`.
+    pub model: Option<String>,
+    /// Which agent.
+    pub agent_type: Option<String>,
+    /// Where it was asked.
+    pub source_type: String,
+    /// Where it is.
+    pub phase: Phase,
+    /// Why it ended.
+    pub reason: Option<Reason>,
+    /// Final words, for the person.
+    pub result: Option<String>,
+    /// A line.
+    pub summary: Option<String>,
+    /// Internal cause of a failure, for the operator.
+    pub error_cause: Option<String>,
+    /// Branch it started from.
+    pub base_branch: Option<String>,
+    /// Commit it started from.
+    pub base_commit: Option<String>,
+    /// Branch of its work.
+    pub branch: Option<String>,
+    /// Sandbox it has.
+    pub sandbox_id: Option<String>,
+    /// Shall stop.
+    pub stop_requested: bool,
+    /// Counts claims; a write by an earlier claim is refused.
+    pub attempt: i64,
+    /// Workers lost since the last progress.
+    pub crashes: i64,
+    /// Who has or had it.
+    pub worker_id: Option<String>,
+    /// Model answers.
+    pub steps: i64,
+    /// Tokens read.
+    pub tokens_in: i64,
+    /// Tokens written.
+    pub tokens_out: i64,
+    /// US dollars.
+    pub cost: f64,
+    /// When asked.
+    pub created_at: i64,
+    /// When first claimed.
+    pub started_at: Option<i64>,
+    /// When it ended.
+    pub ended_at: Option<i64>,
+    /// Push the branch to the origin.
+    pub push: bool,
+    /// Open a pull request.
+    pub open_pr: bool,
+    /// `git diff --stat`.
+    pub diff_stat: Option<String>,
+    /// Seq of the newest log entry.
+    pub log_seq: i64,
+    /// Seq of the newest `user_message` entry.
+    pub message_seq: i64,
+}
+
+impl Run {
+    /// The contract's word for where it is.
+    #[must_use]
+    pub fn status(&self) -> &'static str {
+        status(self.phase, self.reason)
+    }
+}
+
+/// The contract's word for a phase and reason.
+pub fn status(phase: Phase, reason: Option<Reason>) -> &'static str {
+    match (phase, reason) {
+        (Phase::Queued | Phase::Preparing | Phase::Running | Phase::Finishing, _) => "ACTIVE",
+        (Phase::Waiting, _) => "PAUSED",
+        (Phase::Done, Some(Reason::Complete)) => "COMPLETE",
+        (Phase::Done, Some(Reason::Error)) => "ERROR",
+        (Phase::Done, Some(Reason::Failed) | None) => "FAILED",
+        (Phase::Done, Some(Reason::Cancelled)) => "CANCELLED",
+        (Phase::Done, Some(Reason::Timeout)) => "TIMEOUT",
+        (Phase::Done, Some(Reason::MaxIterations)) => "MAX_ITERATIONS_REACHED",
+        (Phase::Done, Some(Reason::OutOfTokens)) => "OUT_OF_TOKENS",
+    }
+}
+
+impl FromRow<'_, Row> for Run {
+    fn from_row(row: &Row) -> sqlx::Result<Self> {
+        let images: String = row.try_get("images")?;
+        let reason: Option<String> = row.try_get("reason")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            org_id: row.try_get("org_id")?,
+            user_id: row.try_get("user_id")?,
+            repo_id: row.try_get("repo_id")?,
+            prompt: row.try_get("prompt")?,
+            images: serde_json::from_str(&images).map_err(|error| unreadable("images", error))?,
+            metadata: row.try_get("metadata")?,
+            model: row.try_get("model")?,
+            agent_type: row.try_get("agent_type")?,
+            source_type: row.try_get("source_type")?,
+            phase: word(row, "phase", Phase::parse)?,
+            reason: if reason.is_some() { Some(word(row, "reason", Reason::parse)?) } else { None },
+            result: row.try_get("result")?,
+            summary: row.try_get("summary")?,
+            error_cause: row.try_get("error_cause")?,
+            base_branch: row.try_get("base_branch")?,
+            base_commit: row.try_get("base_commit")?,
+            branch: row.try_get("branch")?,
+            sandbox_id: row.try_get("sandbox_id")?,
+            stop_requested: flag(row, "stop_requested")?,
+            attempt: row.try_get("attempt")?,
+            crashes: row.try_get("crashes")?,
+            worker_id: row.try_get("worker_id")?,
+            steps: row.try_get("steps")?,
+            tokens_in: row.try_get("tokens_in")?,
+            tokens_out: row.try_get("tokens_out")?,
+            cost: row.try_get("cost")?,
+            created_at: row.try_get("created_at")?,
+            started_at: row.try_get("started_at")?,
+            ended_at: row.try_get("ended_at")?,
+            push: flag(row, "push")?,
+            open_pr: flag(row, "open_pr")?,
+            diff_stat: row.try_get("diff_stat")?,
+            log_seq: row.try_get("log_seq")?,
+            message_seq: row.try_get("message_seq")?,
+        })
+    }
+}
+
+/// A run to be queued.
+#[derive(Debug, Clone, Default)]
+pub struct NewRun {
+    /// [`Run::user_id`].
+    pub user_id: i64,
+    /// [`Run::repo_id`].
+    pub repo_id: Option<i64>,
+    /// [`Run::prompt`].
+    pub prompt: String,
+    /// [`Run::images`].
+    pub images: Vec<String>,
+    /// [`Run::metadata`].
+    pub metadata: Option<String>,
+    /// [`Run::model`].
+    pub model: Option<String>,
+    /// [`Run::agent_type`].
+    pub agent_type: Option<String>,
+    /// [`Run::source_type`].
+    pub source_type: String,
+    /// [`Run::base_branch`].
+    pub base_branch: Option<String>,
+    /// [`Run::base_commit`].
+    pub base_commit: Option<String>,
+    /// [`Run::push`].
+    pub push: bool,
+    /// [`Run::open_pr`].
+    pub open_pr: bool,
+}
+
+/// Which runs to list; what is `None` does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// [`Run::user_id`].
+    pub user_id: Option<i64>,
+    /// [`Run::source_type`].
+    pub source_type: Option<String>,
+}
+
+impl Store {
+    /// Queues a run; its prompt is entry 1 of its log.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the repository is not this organization's.
+    pub async fn create_run(&self, org_id: i64, new: NewRun, now: i64) -> Result<Run> {
+        let images = serde_json::to_string(&new.images).map_err(|e| Error::Db(unreadable("images", e)))?;
+        self.write(move |tx| {
+            Box::pin(async move {
+                if let Some(repo_id) = new.repo_id {
+                    let ours: Option<i64> = sqlx::query_scalar("SELECT id FROM repos WHERE org_id = $1 AND id = $2")
+                        .bind(org_id)
+                        .bind(repo_id)
+                        .fetch_optional(&mut tx.conn)
+                        .await?;
+                    ours.ok_or(Error::NotFound)?;
+                }
+                let run_id: i64 = sqlx::query_scalar(
+                    "INSERT INTO runs (org_id, user_id, repo_id, model, agent_type, source_type, phase, base_branch,
+                                       base_commit, push, open_pr, created_at, queued_at)
+                     VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $11) RETURNING id",
+                )
+                .bind(org_id)
+                .bind(new.user_id)
+                .bind(new.repo_id)
+                .bind(new.model)
+                .bind(new.agent_type)
+                .bind(&new.source_type)
+                .bind(new.base_branch)
+                .bind(new.base_commit)
+                .bind(i64::from(new.push))
+                .bind(i64::from(new.open_pr))
+                .bind(now)
+                .fetch_one(&mut tx.conn)
+                .await?;
+                sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata) VALUES ($1, $2, $3, $4)")
+                    .bind(run_id)
+                    .bind(&new.prompt)
+                    .bind(images)
+                    .bind(new.metadata)
+                    .execute(&mut tx.conn)
+                    .await?;
+                sqlx::query(
+                    "INSERT INTO run_counts (org_id, user_id, source_type, runs) VALUES ($1, $2, $3, 1)
+                     ON CONFLICT (org_id, user_id, source_type) DO UPDATE SET runs = run_counts.runs + 1",
+                )
+                .bind(org_id)
+                .bind(new.user_id)
+                .bind(&new.source_type)
+                .execute(&mut tx.conn)
+                .await?;
+                log::append(tx, run_id, "user_message", &message(&new.prompt, &new.images), false, now).await?;
+                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+                full_run(tx, run_id).await
+            })
+        })
+        .await
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also where it is another organization's.
+    pub async fn run(&self, org_id: i64, id: i64) -> Result<Run> {
+        sqlx::query_as::<Db, Run>("SELECT * FROM full_runs WHERE org_id = $1 AND id = $2")
+            .bind(org_id)
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or(Error::NotFound)
+    }
+
+    /// A page of an organization's runs, newest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn runs(&self, org_id: i64, filter: RunFilter, skip: i64, limit: i64) -> Result<(Vec<Run>, i64)> {
+        let runs = sqlx::query_as::<Db, Run>(
+            "SELECT * FROM full_runs
+             WHERE org_id = $1 AND (CAST($2 AS BIGINT) IS NULL OR user_id = $2)
+               AND (CAST($3 AS TEXT) IS NULL OR source_type = $3)
+             ORDER BY id DESC LIMIT $4 OFFSET $5",
+        )
+        .bind(org_id)
+        .bind(filter.user_id)
+        .bind(&filter.source_type)
+        .bind(limit)
+        .bind(skip)
+        .fetch_all(&self.readers)
+        .await?;
+        let total = sqlx::query_scalar(
+            "SELECT CAST(COALESCE(SUM(runs), 0) AS BIGINT) FROM run_counts
+             WHERE org_id = $1 AND (CAST($2 AS BIGINT) IS NULL OR user_id = $2)
+               AND (CAST($3 AS TEXT) IS NULL OR source_type = $3)",
+        )
+        .bind(org_id)
+        .bind(filter.user_id)
+        .bind(&filter.source_type)
+        .fetch_one(&self.readers)
+        .await?;
+        Ok((runs, total))
+    }
+
+    /// How many runs are in each phase that has any.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn runs_by_phase(&self) -> Result<Vec<(Phase, i64)>> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT phase, COUNT(*) FROM runs GROUP BY phase").fetch_all(&self.readers).await?;
+        Ok(rows.into_iter().filter_map(|(phase, runs)| Some((Phase::parse(&phase)?, runs))).collect())
+    }
+
+    /// Appends a follow-up as a `user_message` entry. A live run gets it at its next step; one that is done is queued
+    /// again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn add_message(&self, org_id: i64, run_id: i64, text: &str, images: &[String], now: i64) -> Result<Run> {
+        let body = message(text, images);
+        self.write(move |tx| {
+            Box::pin(async move {
+                let phase = phase_of(tx, org_id, run_id).await?;
+                log::append(tx, run_id, "user_message", &body, true, now).await?;
+                if phase == Phase::Done {
+                    sqlx::query(
+                        "UPDATE runs SET phase = 'queued', reason = NULL, result = NULL, error_cause = NULL,
+                             ended_at = NULL, stop_requested = 0, crashes = 0, queued_at = $2 WHERE id = $1",
+                    )
+                    .bind(run_id)
+                    .bind(now)
+                    .execute(&mut tx.conn)
+                    .await?;
+                    append_status(tx, run_id, Phase::Queued, None, now).await?;
+                    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+                }
+                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+                full_run(tx, run_id).await
+            })
+        })
+        .await
+    }
+
+    /// Asks a run to stop: a queued one ends at once, a live one by its worker, one that is done stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn request_stop(&self, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                match phase_of(tx, org_id, run_id).await? {
+                    Phase::Done => {}
+                    Phase::Queued => {
+                        end(tx, run_id, Reason::Cancelled, "Stopped before it began.", None, now).await?;
+                    }
+                    Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing => {
+                        sqlx::query("UPDATE runs SET stop_requested = 1 WHERE id = $1")
+                            .bind(run_id)
+                            .execute(&mut tx.conn)
+                            .await?;
+                        tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+                    }
+                }
+                full_run(tx, run_id).await
+            })
+        })
+        .await
+    }
+}
+
+/// The run with what it was asked.
+pub async fn full_run(tx: &mut Tx, run_id: i64) -> Result<Run> {
+    let run =
+        sqlx::query_as::<Db, Run>("SELECT * FROM full_runs WHERE id = $1").bind(run_id).fetch_one(&mut tx.conn).await?;
+    Ok(run)
+}
+
+/// Ends a run, with its `status` entry, whoever has it.
+pub async fn end(
+    tx: &mut Tx,
+    run_id: i64,
+    reason: Reason,
+    result: &str,
+    error_cause: Option<&str>,
+    now: i64,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE runs SET phase = 'done', reason = $2, result = $3, error_cause = $4, ended_at = $5 WHERE id = $1",
+    )
+    .bind(run_id)
+    .bind(reason.as_str())
+    .bind(result)
+    .bind(error_cause)
+    .bind(now)
+    .execute(&mut tx.conn)
+    .await?;
+    let org_id = append_status(tx, run_id, Phase::Done, Some(reason), now).await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+    Ok(())
+}
+
+/// Appends the `status` entry; returns the run's organization.
+async fn append_status(tx: &mut Tx, run_id: i64, phase: Phase, reason: Option<Reason>, now: i64) -> Result<i64> {
+    let body = json!({ "kind": "status", "status": status(phase, reason), "reason": reason.map(Reason::as_str) });
+    Ok(log::append(tx, run_id, "status", &body.to_string(), false, now).await?.org_id)
+}
+
+async fn phase_of(tx: &mut Tx, org_id: i64, run_id: i64) -> Result<Phase> {
+    // An update that changes nothing: it keeps the row from others until the commit, on every database.
+    let phase: Option<String> =
+        sqlx::query_scalar("UPDATE runs SET phase = phase WHERE org_id = $1 AND id = $2 RETURNING phase")
+            .bind(org_id)
+            .bind(run_id)
+            .fetch_optional(&mut tx.conn)
+            .await?;
+    let phase = phase.ok_or(Error::NotFound)?;
+    Phase::parse(&phase).ok_or_else(|| Error::Db(unreadable("phase", phase)))
+}
+
+/// The body of a `user_message` entry.
+fn message(text: &str, images: &[String]) -> String {
+    if images.is_empty() {
+        json!({ "kind": "user_message", "text": text }).to_string()
+    } else {
+        json!({ "kind": "user_message", "text": text, "images": images }).to_string()
+    }
+}

@@ -1,0 +1,185 @@
+//! Users and their membership in organizations.
+
+use sqlx::{FromRow, Row as _};
+
+use crate::{
+    Error, Result, Store,
+    dialect::{Db, Row, Tx},
+    row::word,
+};
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Key.
+    pub id: i64,
+    /// Their id at GitHub, or one of our own making.
+    pub github_user_id: String,
+    /// Their name at GitHub.
+    pub github_username: String,
+    /// Address.
+    pub email: Option<String>,
+    /// For people.
+    pub full_name: Option<String>,
+    /// Picture.
+    pub avatar_url: Option<String>,
+    /// When.
+    pub created_at: i64,
+}
+
+/// A user to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewUser {
+    /// [`User::github_user_id`].
+    pub github_user_id: String,
+    /// [`User::github_username`].
+    pub github_username: String,
+    /// [`User::email`].
+    pub email: Option<String>,
+    /// [`User::full_name`].
+    pub full_name: Option<String>,
+    /// [`User::avatar_url`].
+    pub avatar_url: Option<String>,
+}
+
+/// What a member may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Repositories and settings.
+    Manager,
+    /// Runs.
+    Member,
+}
+
+impl Role {
+    /// The contract's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "ADMIN",
+            Self::Manager => "MANAGER",
+            Self::Member => "MEMBER",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Admin, Self::Manager, Self::Member].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// A user within an organization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub user: User,
+    /// As what.
+    pub role: Role,
+}
+
+impl FromRow<'_, Row> for User {
+    fn from_row(row: &Row) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            github_user_id: row.try_get("github_user_id")?,
+            github_username: row.try_get("github_username")?,
+            email: row.try_get("email")?,
+            full_name: row.try_get("full_name")?,
+            avatar_url: row.try_get("avatar_url")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+impl FromRow<'_, Row> for Member {
+    fn from_row(row: &Row) -> sqlx::Result<Self> {
+        Ok(Self { user: User::from_row(row)?, role: word(row, "role", Role::parse)? })
+    }
+}
+
+impl Store {
+    /// Makes a user, or finds the one with this `github_user_id`, and makes them a member with this role.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn add_member(&self, org_id: i64, user: NewUser, role: Role, now: i64) -> Result<User> {
+        self.write(move |tx| Box::pin(async move { insert(tx, org_id, user, role, now).await })).await
+    }
+
+    /// One member, if the user is one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn org_member(&self, org_id: i64, user_id: i64) -> Result<Option<Member>> {
+        let member = sqlx::query_as::<Db, Member>(
+            "SELECT users.*, members.role FROM users JOIN members ON members.user_id = users.id
+             WHERE members.org_id = $1 AND members.user_id = $2",
+        )
+        .bind(org_id)
+        .bind(user_id)
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(member)
+    }
+
+    /// A page of the members of an organization, oldest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn org_members(&self, org_id: i64, skip: i64, limit: i64) -> Result<(Vec<Member>, i64)> {
+        let members = sqlx::query_as::<Db, Member>(
+            "SELECT users.*, members.role FROM users JOIN members ON members.user_id = users.id
+             WHERE members.org_id = $1 ORDER BY users.id LIMIT $2 OFFSET $3",
+        )
+        .bind(org_id)
+        .bind(limit)
+        .bind(skip)
+        .fetch_all(&self.readers)
+        .await?;
+        let total = sqlx::query_scalar("SELECT COUNT(*) FROM members WHERE org_id = $1")
+            .bind(org_id)
+            .fetch_one(&self.readers)
+            .await?;
+        Ok((members, total))
+    }
+
+    /// One user.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn user(&self, id: i64) -> Result<User> {
+        sqlx::query_as::<Db, User>("SELECT * FROM users WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or(Error::NotFound)
+    }
+}
+
+/// Makes or finds the user and makes them a member.
+pub async fn insert(tx: &mut Tx, org_id: i64, new: NewUser, role: Role, now: i64) -> Result<User> {
+    let user = sqlx::query_as::<Db, User>(
+        "INSERT INTO users (github_user_id, github_username, email, full_name, avatar_url, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (github_user_id) DO UPDATE SET github_username = excluded.github_username RETURNING *",
+    )
+    .bind(new.github_user_id)
+    .bind(new.github_username)
+    .bind(new.email)
+    .bind(new.full_name)
+    .bind(new.avatar_url)
+    .bind(now)
+    .fetch_one(&mut tx.conn)
+    .await?;
+    sqlx::query(
+        "INSERT INTO members (org_id, user_id, role) VALUES ($1, $2, $3)
+         ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role",
+    )
+    .bind(org_id)
+    .bind(user.id)
+    .bind(role.as_str())
+    .execute(&mut tx.conn)
+    .await?;
+    Ok(user)
+}
