@@ -234,3 +234,34 @@ pub async fn next_queued(tx: &mut Tx) -> Result<Option<i64>> {
     .await?;
     Ok(run_id)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{NewRun, NewUser, Store};
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_so_and_nothing_acknowledged_is_lost() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (readers, mut conn) = open(&dir.path().join("codegen.db")).await.unwrap();
+        // SQLite answers at its page limit as at a full disk.
+        let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut conn).await.unwrap();
+        let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 20));
+        sqlx::query(limit).execute(&mut conn).await.unwrap();
+        let (requests, inbox) = mpsc::channel(64);
+        let (changes, _) = broadcast::channel(64);
+        tokio::spawn(write_in_groups(conn, crate::lock(dir.path()).unwrap(), inbox, changes.clone()));
+        let store = Store { readers, requests, changes };
+        let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
+
+        let asks = |prompt: String| NewRun { user_id: user.id, prompt, ..NewRun::default() };
+        let run = store.create_run(org.id, asks("small".to_owned()), 2).await.unwrap();
+        let refused = store.create_run(org.id, asks("x".repeat(1 << 20)), 3).await;
+        assert!(matches!(refused, Err(Error::Full)), "{refused:?}");
+        assert_eq!(store.run(org.id, run.id).await.unwrap(), run);
+        let claimed = store.claim_run("w", 4).await.unwrap().unwrap();
+        assert_eq!(claimed.id, run.id, "small changes go on");
+        assert!(store.claim_run("w", 5).await.unwrap().is_none(), "the refused run is not there");
+    }
+}

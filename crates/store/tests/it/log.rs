@@ -1,0 +1,125 @@
+use codegen_store::{ChangeKind, Error, NewLog, Phase, Reason};
+
+use crate::Fixture;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn seqs_are_gap_free_under_concurrent_writers() {
+    let fixture = Fixture::new().await;
+    let run = fixture.queue("task").await;
+    let claim = fixture.store.claim_run("w", 20).await.unwrap().unwrap().claim();
+    let mut writers = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        let (store, org_id) = (fixture.store.clone(), fixture.org.id);
+        writers.spawn(async move {
+            for m in 0..20 {
+                if n == 0 {
+                    store.add_message(org_id, claim.run_id, "and this", &[], 21).await.unwrap();
+                } else {
+                    // A refused write in between must not use up a number.
+                    let stale = codegen_store::Claim { attempt: 0, ..claim };
+                    assert!(store.append_log(&stale, "notice", "{}", false, 21).await.is_err());
+                    let body = format!("{{\"n\":{n},\"m\":{m}}}");
+                    store.append_log(&claim, "notice", &body, m % 2 == 0, 21).await.unwrap();
+                }
+            }
+        });
+    }
+    writers.join_all().await;
+    let log = fixture.store.log(run.id, 0, 1000).await.unwrap();
+    let seqs: Vec<i64> = log.iter().map(|row| row.seq).collect();
+    assert_eq!(seqs, (1..=161).collect::<Vec<_>>());
+    assert_eq!(fixture.store.run_by_id(run.id).await.unwrap().log_seq, 161);
+    let tail = fixture.store.log(run.id, 159, 1).await.unwrap();
+    assert_eq!(tail, log[159..160]);
+    let (_, total) = fixture.store.contract_logs(fixture.org.id, run.id, 0, 1, false).await.unwrap();
+    assert_eq!(total, 20 + 7 * 10);
+}
+
+#[tokio::test]
+async fn the_first_entry_is_the_prompt_and_is_no_contract_log() {
+    let fixture = Fixture::new().await;
+    let mut new = fixture.asks("say \"hi\"\n\u{1F980}");
+    new.images = vec!["data:image/png;base64,AA==".to_owned()];
+    let run = fixture.store.create_run(fixture.org.id, new, 10).await.unwrap();
+    let log = fixture.store.log(run.id, 0, 10).await.unwrap();
+    let body: serde_json::Value = serde_json::from_str(&log[0].body).unwrap();
+    assert_eq!((log.len(), log[0].seq, log[0].kind.as_str(), log[0].contract), (1, 1, "user_message", false));
+    assert_eq!(
+        body,
+        serde_json::json!({
+            "kind": "user_message", "text": "say \"hi\"\n\u{1F980}", "images": ["data:image/png;base64,AA=="],
+        })
+    );
+    assert_eq!((run.log_seq, run.message_seq), (1, 1));
+}
+
+#[tokio::test]
+async fn contract_logs_page_both_ways_and_stay_in_their_organization() {
+    let fixture = Fixture::new().await;
+    let run = fixture.queue("task").await;
+    let claim = fixture.store.claim_run("w", 20).await.unwrap().unwrap().claim();
+    let entries = (0..6)
+        .map(|n| NewLog { kind: "call_finished".to_owned(), body: format!("{n}"), contract: n % 2 == 0 })
+        .collect();
+    let seqs = fixture.store.append_log_batch(&claim, entries, 21).await.unwrap();
+    assert_eq!(seqs, [2, 3, 4, 5, 6, 7]);
+    let page = async |skip, limit, reverse| {
+        let (rows, total) = fixture.store.contract_logs(fixture.org.id, run.id, skip, limit, reverse).await.unwrap();
+        assert_eq!(total, 3);
+        rows.into_iter().map(|row| row.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(page(0, 2, false).await, [2, 4]);
+    assert_eq!(page(2, 2, false).await, [6]);
+    assert_eq!(page(0, 2, true).await, [6, 4]);
+    assert_eq!(page(9, 2, true).await, [0; 0]);
+    let other = fixture.store.create_org("Other", 1).await.unwrap();
+    assert!(matches!(fixture.store.contract_logs(other.id, run.id, 0, 9, false).await, Err(Error::NotFound)));
+}
+
+#[tokio::test]
+async fn a_message_to_a_run_that_is_done_queues_it_again() {
+    let fixture = Fixture::new().await;
+    let (store, org_id) = (&fixture.store, fixture.org.id);
+    let run = fixture.queue("task").await;
+    let claim = store.claim_run("w", 20).await.unwrap().unwrap().claim();
+    store.finish_run(&claim, Reason::Error, "could not", Some("cause"), 21).await.unwrap();
+    let mut changes = store.subscribe();
+    let resumed = store.add_message(org_id, run.id, "try again", &[], 30).await.unwrap();
+    assert_eq!((resumed.status(), resumed.phase, resumed.stop_requested), ("ACTIVE", Phase::Queued, false));
+    assert_eq!((&resumed.result, &resumed.error_cause, resumed.reason, resumed.ended_at), (&None, &None, None, None));
+    let mut kinds = Vec::new();
+    while let Ok(change) = changes.try_recv() {
+        kinds.push(change.kind);
+    }
+    assert!(kinds.contains(&ChangeKind::RunQueued) && kinds.contains(&ChangeKind::LogAppended), "{kinds:?}");
+    let again = store.claim_run("w", 31).await.unwrap().unwrap();
+    assert_eq!((again.id, again.attempt), (run.id, 2));
+    let log: Vec<String> = store.log(run.id, 0, 10).await.unwrap().into_iter().map(|row| row.kind).collect();
+    assert_eq!(log, ["user_message", "status", "user_message", "status"]);
+}
+
+#[tokio::test]
+async fn a_message_at_the_last_moment_keeps_the_run_going() {
+    let fixture = Fixture::new().await;
+    let (store, org_id) = (&fixture.store, fixture.org.id);
+    let run = fixture.queue("task").await;
+    let claimed = store.claim_run("w", 20).await.unwrap().unwrap();
+    let (claim, seen) = (claimed.claim(), claimed.log_seq);
+    let after = store.add_message(org_id, run.id, "one more thing", &[], 21).await.unwrap();
+    assert_eq!(after.phase, Phase::Preparing);
+    assert!(!store.finish_run_if_read(&claim, seen, Reason::Complete, "done", 22).await.unwrap());
+    assert_eq!(store.run_by_id(run.id).await.unwrap().phase, Phase::Preparing);
+    assert!(store.finish_run_if_read(&claim, after.message_seq, Reason::Complete, "done", 22).await.unwrap());
+    assert_eq!(store.run_by_id(run.id).await.unwrap().status(), "COMPLETE");
+}
+
+#[tokio::test]
+async fn changes_are_announced_after_their_commit() {
+    let fixture = Fixture::new().await;
+    let mut changes = fixture.store.subscribe();
+    let run = fixture.queue("task").await;
+    let first = changes.recv().await.unwrap();
+    assert_eq!((first.run_id, first.org_id, first.kind), (run.id, fixture.org.id, ChangeKind::LogAppended));
+    assert_eq!(changes.recv().await.unwrap().kind, ChangeKind::RunQueued);
+    assert!(fixture.store.run(fixture.org.id, run.id).await.is_ok());
+}

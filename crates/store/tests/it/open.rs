@@ -1,0 +1,108 @@
+use codegen_store::{Error, Store};
+use tempfile::TempDir;
+
+use crate::{Fixture, ada};
+
+#[tokio::test]
+async fn a_second_open_of_a_data_directory_is_refused_until_the_first_is_closed() {
+    let dir = TempDir::new().unwrap();
+    assert!(!codegen_store::is_locked(dir.path()));
+    let first = Store::open(dir.path()).await.unwrap();
+    assert!(codegen_store::is_locked(dir.path()));
+    let Err(refused) = Store::open(dir.path()).await else { panic!("opened twice") };
+    assert!(matches!(&refused, Error::Locked(path) if path == dir.path()), "{refused:?}");
+    assert!(refused.to_string().contains("--data-dir"), "{refused}");
+    first.close().await;
+    assert!(!codegen_store::is_locked(dir.path()));
+    Store::open(dir.path()).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_instead_of_hanging() {
+    let fixture = Fixture::new().await;
+    let clone = fixture.store.clone();
+    fixture.store.close().await;
+    assert!(matches!(clone.create_org("late", 1).await, Err(Error::Closed)));
+    assert!(clone.org(fixture.org.id).await.is_err());
+    clone.close().await;
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_and_left_as_it_was() {
+    let fixture = Fixture::new().await;
+    fixture.store.close().await;
+    let path = fixture.dir.path().join("codegen.db");
+    let sqlite = sqlx::SqlitePool::connect_with(sqlx::sqlite::SqliteConnectOptions::new().filename(&path)).await;
+    let sqlite = sqlite.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (99, 'later', 1, x'00', 0)",
+    )
+    .execute(&sqlite)
+    .await
+    .unwrap();
+    sqlite.close().await;
+    let Err(refused) = Store::open(fixture.dir.path()).await else { panic!("a newer database was opened") };
+    assert!(matches!(refused, Error::NewerDatabase { found: 99, known: 1, .. }), "{refused:?}");
+    assert!(refused.to_string().contains("newer codegen"), "{refused}");
+    assert!(!codegen_store::is_locked(fixture.dir.path()), "a refused open frees the directory");
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_made_is_named_in_the_error() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let Err(refused) = Store::open(&file.join("data")).await else { panic!("a directory below a file") };
+    assert!(refused.to_string().starts_with("making the data directory "), "{refused}");
+}
+
+#[tokio::test]
+async fn the_database_is_readable_by_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fixture = Fixture::new().await;
+    for name in ["codegen.db", "codegen.db-wal", "codegen.db-shm"] {
+        let mode = fixture.dir.path().join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_everything() {
+    let Fixture { dir, store, org, user } = Fixture::new().await;
+    let run = store
+        .create_run(
+            org.id,
+            codegen_store::NewRun {
+                user_id: user.id,
+                prompt: "fix it".to_owned(),
+                images: vec!["data:image/png;base64,AA==".to_owned()],
+                metadata: Some("{\"b\":1,  \"a\":1e400}".to_owned()),
+                source_type: "API".to_owned(),
+                push: true,
+                ..codegen_store::NewRun::default()
+            },
+            10,
+        )
+        .await
+        .unwrap();
+    let claim = store.claim_run("w1", 11).await.unwrap().unwrap().claim();
+    store.append_log(&claim, "notice", r#"{"kind":"notice","text":"hi"}"#, false, 12).await.unwrap();
+    store.intend(&claim, "push", "push", "{}", 13).await.unwrap();
+    store.put_blob(org.id, run.id, "patch", b"+1").await.unwrap();
+    let (before, log) = (store.run_by_id(run.id).await.unwrap(), store.log(run.id, 0, 10).await.unwrap());
+    store.close().await;
+
+    let store = Store::open(dir.path()).await.unwrap();
+    assert_eq!(store.run(org.id, run.id).await.unwrap(), before);
+    assert_eq!(before.metadata.as_deref(), Some("{\"b\":1,  \"a\":1e400}"), "byte for byte");
+    assert_eq!(before.images, ["data:image/png;base64,AA=="]);
+    assert_eq!(store.log(run.id, 0, 10).await.unwrap(), log);
+    assert_eq!(log.len(), 2);
+    assert_eq!(store.effects(run.id).await.unwrap().len(), 1);
+    assert_eq!(store.blob(org.id, run.id, "patch").await.unwrap().unwrap(), b"+1");
+    assert!(store.bootstrap("Again", ada(), "other", 20).await.unwrap().is_none());
+    assert_eq!(store.first_org_and_admin().await.unwrap(), (org, user.clone()));
+    assert_eq!(store.member_by_token_hash("hash").await.unwrap().unwrap().1, user);
+    assert!(store.member_by_token_hash("other").await.unwrap().is_none());
+}
