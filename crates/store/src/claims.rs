@@ -237,7 +237,8 @@ impl Store {
             Box::pin(async move {
                 let orphans: Vec<(i64, i64, i64)> = sqlx::query_as(
                     "SELECT id, org_id, crashes FROM runs
-                     WHERE phase NOT IN ('queued', 'done') AND (worker_id IS NULL OR worker_id <> $1) ORDER BY id",
+                     WHERE phase IN ('preparing', 'running', 'waiting', 'finishing')
+                       AND (worker_id IS NULL OR worker_id <> $1) ORDER BY id",
                 )
                 .bind(live_worker_id)
                 .fetch_all(&mut tx.conn)

@@ -96,7 +96,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_org ON runs (org_id, id);
 CREATE INDEX runs_org_user ON runs (org_id, user_id, id);
 CREATE INDEX runs_queued ON runs (org_id, queued_at, id) WHERE phase = 'queued';
-CREATE INDEX runs_live ON runs (worker_id) WHERE phase NOT IN ('queued', 'done');
+CREATE INDEX runs_phase ON runs (phase, worker_id);
 
 CREATE TABLE run_inputs (
     run_id BIGINT PRIMARY KEY REFERENCES runs (id),

@@ -1,4 +1,4 @@
-use codegen_store::{Error, NewPullRequest, NewRepo, NewRun, NewUser, Role, RunFilter};
+use codegen_store::{Error, NewPullRequest, NewRepo, NewRun, NewUser, Phase, Role, RunFilter};
 
 use crate::Fixture;
 
@@ -51,6 +51,7 @@ async fn runs_are_listed_newest_first_and_counted_by_filter() {
         let new = NewRun { user_id, source_type: source_type.to_owned(), ..fixture.asks("task") };
         ids.push(store.create_run(org_id, new, 10).await.unwrap().id);
     }
+    assert_eq!(store.runs_by_phase().await.unwrap(), [(Phase::Queued, 3)]);
     let list = async |user_id: Option<i64>, source_type: Option<&str>, skip, limit| {
         let filter = RunFilter { user_id, source_type: source_type.map(str::to_owned) };
         let (runs, total) = store.runs(org_id, filter, skip, limit).await.unwrap();
@@ -105,7 +106,7 @@ async fn a_run_has_one_pull_request_and_local_numbers_count_up() {
         assert_eq!((second.id, second.number, second.created_at), (first.id, first.number, 3));
         assert_eq!(second.title, format!("{title}, better"));
         assert_eq!(second.url, format!("http://host/pulls/{}#{}", second.id, second.number));
-        assert_eq!(store.pull_requests_of_run(org_id, run.id).await.unwrap(), [second.clone()]);
+        assert_eq!(store.pull_requests_of_run(org_id, run.id).await.unwrap(), std::slice::from_ref(&second));
         made.push(second);
     }
     assert_eq!(made.iter().map(|pr| pr.number).collect::<Vec<_>>(), [1, 2]);
