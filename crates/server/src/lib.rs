@@ -1,1 +1,133 @@
-//! codegen-server
+//! The server: where store, sandboxes and agents meet. [`App`] is made once and passed as `Arc<App>`.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Context, Result};
+use codegen_agent::models::{self, ConnectError, Model};
+use codegen_sandbox::Engine;
+use codegen_store::{NewUser, Store};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{net::TcpListener, sync::broadcast};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+mod api;
+pub mod config;
+pub mod engine;
+pub mod forge;
+pub mod once;
+mod run;
+mod token;
+pub mod worker;
+
+pub use api::openapi;
+pub use codegen_sandbox::local::Zygote;
+pub use config::Config;
+pub use engine::Isolate;
+
+/// Everything a request or a run needs.
+pub struct App {
+    /// Settings.
+    pub config: Config,
+    /// Rows.
+    pub store: Store,
+    /// Makes sandboxes.
+    pub engine: Arc<dyn Engine>,
+    /// What runs say live and nobody keeps: (run id, delta).
+    pub live: broadcast::Sender<(i64, codegen_agent::Delta)>,
+    /// Cancelled when the process shall drain and end.
+    pub shutdown: CancellationToken,
+    /// This process, among those that had this data directory.
+    pub worker_id: String,
+    /// When it started.
+    pub started: Instant,
+    pub(crate) requests: api::Requests,
+}
+
+/// What the first start made.
+pub struct FirstStart {
+    /// The admin's token; nobody can show it again.
+    pub token: String,
+}
+
+/// Why a run has no model.
+#[derive(Debug, thiserror::Error)]
+pub enum NoModel {
+    /// None named and none set up.
+    #[error(
+        "there is no model to use: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or name a default_model in the settings"
+    )]
+    NotSet,
+    /// The named one cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl App {
+    /// Opens the data directory. On its first start an organization, its admin and a token are made.
+    ///
+    /// # Errors
+    /// When the data directory cannot be used; the text says what to do.
+    pub async fn open(config: Config, engine: Arc<dyn Engine>) -> Result<(Arc<Self>, Option<FirstStart>)> {
+        let store = Store::open(&config.data_dir).await?;
+        let (live, _) = broadcast::channel(4096);
+        let app = Self {
+            store,
+            engine,
+            live,
+            shutdown: CancellationToken::new(),
+            worker_id: token::random(12),
+            started: Instant::now(),
+            requests: api::Requests::default(),
+            config,
+        };
+        let preset = app.config.admin_token.as_ref().map(SecretString::expose_secret);
+        let first = preset.map_or_else(token::new, str::to_owned);
+        let admin = NewUser {
+            github_user_id: "0".to_owned(),
+            github_username: "admin".to_owned(),
+            full_name: Some("Admin".to_owned()),
+            ..NewUser::default()
+        };
+        let made = app.store.bootstrap("codegen", admin, &token::hash(&first), app.now()).await.context("setting up")?;
+        let first_start = match (made, preset) {
+            (Some(_), _) => Some(FirstStart { token: first }),
+            (None, Some(preset)) => {
+                let (_, admin) = app.store.first_org_and_admin().await.context("finding the admin")?;
+                app.store.add_token(admin.id, "preset", &token::hash(preset), app.now()).await.context("adding the token")?;
+                None
+            }
+            (None, None) => None,
+        };
+        Ok((Arc::new(app), first_start))
+    }
+
+    /// Unix milliseconds.
+    pub fn now(&self) -> i64 {
+        jiff::Timestamp::now().as_millisecond()
+    }
+
+    /// The model of this name, or the default one.
+    ///
+    /// # Errors
+    /// A sentence on what to set.
+    pub fn model(&self, name: Option<&str>) -> Result<Arc<dyn Model>, NoModel> {
+        let default = if name.is_some() { None } else { self.config.default_model() };
+        let name = name.map(str::to_owned).or(default).ok_or(NoModel::NotSet)?;
+        Ok(models::connect(&name, &self.config.models)?)
+    }
+}
+
+/// Serves HTTP and runs agents until `app.shutdown`, then drains: runs under way stay for the next start.
+///
+/// # Errors
+/// When serving breaks off by itself.
+pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
+    info!(url = app.config.public_url, "serving at {}", app.config.public_url);
+    let work = tokio::spawn(worker::run(app.clone()));
+    let served = api::serve(app.clone(), listener).await;
+    app.shutdown.cancel();
+    work.await.context("the worker ended abnormally")?;
+    app.store.close().await;
+    served
+}

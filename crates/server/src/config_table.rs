@@ -1,0 +1,336 @@
+//! The table of settings: each with its key, words for people, default, and how it is read and written.
+
+use std::str::FromStr;
+
+use secrecy::SecretString;
+
+use super::{Config, Egress};
+
+/// One setting.
+pub struct Setting {
+    /// Key in `config.toml`.
+    pub key: &'static str,
+    /// What it is, in a sentence.
+    pub doc: &'static str,
+    /// The default, for people.
+    pub default: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
+    /// The vendor's own variable, where there is one.
+    pub vendor: Option<&'static str>,
+    pub(super) get: fn(&Config) -> Option<String>,
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+impl Setting {
+    /// Codegen's variable for it.
+    pub fn variable(&self) -> String {
+        format!("CODEGEN_{}", self.key.to_uppercase())
+    }
+
+    /// All variables it is read from, the winning one first.
+    pub fn variables(&self) -> Vec<String> {
+        std::iter::once(self.variable()).chain(self.vendor.map(str::to_owned)).collect()
+    }
+}
+
+const fn plain(
+    key: &'static str,
+    doc: &'static str,
+    default: &'static str,
+    get: fn(&Config) -> Option<String>,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+) -> Setting {
+    Setting { key, doc, default, secret: false, vendor: None, get, set }
+}
+
+const fn of_vendor(
+    key: &'static str,
+    doc: &'static str,
+    vendor: &'static str,
+    get: fn(&Config) -> Option<String>,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+) -> Setting {
+    Setting { key, doc, default: "", secret: false, vendor: Some(vendor), get, set }
+}
+
+const fn secret(setting: Setting) -> Setting {
+    Setting { secret: true, ..setting }
+}
+
+/// All settings, in the order in which people read them.
+pub static SETTINGS: &[Setting] = &[
+    plain(
+        "data_dir",
+        "Where the database, mirrors and sandboxes live; `--data-dir` comes first.",
+        "`codegen` in the user's data folder (`$XDG_DATA_HOME`, else `~/.local/share`)",
+        |c| Some(c.data_dir.display().to_string()),
+        |_, _| Err("cannot be set in the file that is kept in it".to_owned()),
+    ),
+    plain("addr", "Where `serve` listens.", "`127.0.0.1:8080`", |c| Some(c.addr.to_string()), |c, v| {
+        put(&mut c.addr, v, "must be an address and port, such as 127.0.0.1:8080")
+    }),
+    plain("public_url", "How people reach the server.", "from `addr`", |c| Some(c.public_url.clone()), |c, v| {
+        c.public_url = url(v)?;
+        Ok(())
+    }),
+    secret(plain(
+        "admin_token",
+        "An API token of the admin, for automated set-up; only its hash is kept.",
+        "made and shown once at the first start",
+        |c| hidden(&c.admin_token),
+        |c, v| {
+            if v.len() < 16 || !v.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err("must have at least 16 characters, all of them visible ASCII".to_owned());
+            }
+            c.admin_token = Some(v.into());
+            Ok(())
+        },
+    )),
+    plain(
+        "max_concurrent_runs",
+        "Runs at once; others wait.",
+        "twice the number of cores, at least 2",
+        |c| Some(c.max_concurrent_runs.to_string()),
+        |c, v| {
+            let wrong = "must be a whole number from 1 to 10000";
+            let runs = v.trim().parse().map_err(|_| wrong.to_owned())?;
+            if !(1..=10_000).contains(&runs) {
+                return Err(wrong.to_owned());
+            }
+            c.max_concurrent_runs = runs;
+            Ok(())
+        },
+    ),
+    plain(
+        "default_model",
+        "Model of runs that name none, as `provider/name`.",
+        "a model of the first provider that has a key",
+        |c| c.default_model(),
+        |c, v| {
+            if !codegen_agent::models::is_known(v) {
+                return Err(format!("is {v:?}, which is no model: write it as provider/name"));
+            }
+            c.default_model = Some(v.to_owned());
+            Ok(())
+        },
+    ),
+    plain("rate_limits", "Whether requests are limited per token.", "`on`", |c| on_off(c.rate_limits), |c, v| {
+        c.rate_limits = flag(v)?;
+        Ok(())
+    }),
+    plain(
+        "allow_local_repos",
+        "Whether a folder of this machine may be added as a repository.",
+        "`on` where `addr` is a loopback address",
+        |c| on_off(c.allow_local_repos),
+        |c, v| {
+            c.allow_local_repos = flag(v)?;
+            Ok(())
+        },
+    ),
+    secret(of_vendor(
+        "github_token",
+        "Token for pull requests at GitHub.",
+        "GITHUB_TOKEN",
+        |c| hidden(&c.github_token),
+        |c, v| key(&mut c.github_token, v),
+    )),
+    plain(
+        "github_api_url",
+        "GitHub's API.",
+        "`https://api.github.com`",
+        |c| Some(c.github_api_url.clone()),
+        |c, v| {
+            c.github_api_url = url(v)?;
+            Ok(())
+        },
+    ),
+    plain(
+        "egress",
+        "What sandboxes may reach: `registries` (package registries and the repository's host), `open` (every public host) or `closed`.",
+        "`registries`",
+        |c| {
+            let word = match c.egress {
+                Egress::Registries => "registries",
+                Egress::Open => "open",
+                Egress::Closed => "closed",
+            };
+            Some(word.to_owned())
+        },
+        |c, v| {
+            c.egress = match v {
+                "registries" => Egress::Registries,
+                "open" => Egress::Open,
+                "closed" => Egress::Closed,
+                _ => return Err("must be registries, open or closed".to_owned()),
+            };
+            Ok(())
+        },
+    ),
+    plain(
+        "egress_allow",
+        "Hosts that sandboxes may reach besides, `*` as a wildcard; a list, or separated by commas.",
+        "none",
+        |c| Some(c.egress_allow.join(",")),
+        |c, v| {
+            c.egress_allow = v.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect();
+            match c.egress_allow.iter().find(|host| host.contains(['/', ' '])) {
+                Some(host) => Err(format!("has {host:?}, which is no host name")),
+                None => Ok(()),
+            }
+        },
+    ),
+    plain("sandbox_memory_mib", "Memory of a sandbox in MiB.", "`4096`", |c| Some(c.sandbox_memory_mib.to_string()), |c, v| {
+        above_zero(&mut c.sandbox_memory_mib, v)
+    }),
+    plain("sandbox_processes", "Processes and threads of a sandbox.", "`2048`", |c| Some(c.sandbox_processes.to_string()), |c, v| {
+        above_zero(&mut c.sandbox_processes, v)
+    }),
+    plain("max_steps", "Model answers after which a run ends.", "`250`", |c| Some(c.max_steps.to_string()), |c, v| {
+        above_zero(&mut c.max_steps, v)
+    }),
+    plain("max_tokens", "Tokens after which a run ends.", "`20000000`", |c| Some(c.max_tokens.to_string()), |c, v| {
+        above_zero(&mut c.max_tokens, v)
+    }),
+    plain("max_cost", "US dollars after which a run ends.", "`20`", |c| Some(c.max_cost.to_string()), |c, v| {
+        let cost: f64 = v.trim().parse().map_err(|_| "must be a number".to_owned())?;
+        if !cost.is_finite() || cost <= 0.0 {
+            return Err("must be a number above 0".to_owned());
+        }
+        c.max_cost = cost;
+        Ok(())
+    }),
+    plain("max_time_s", "Seconds after which a run ends.", "`14400`", |c| Some(c.max_time_s.to_string()), |c, v| {
+        above_zero(&mut c.max_time_s, v)
+    }),
+    secret(of_vendor(
+        "anthropic_api_key",
+        "Key for Anthropic's models.",
+        "ANTHROPIC_API_KEY",
+        |c| hidden(&c.models.anthropic),
+        |c, v| key(&mut c.models.anthropic, v),
+    )),
+    of_vendor(
+        "anthropic_base_url",
+        "Address of Anthropic's API, or of one like it; a path is kept.",
+        "ANTHROPIC_BASE_URL",
+        |c| c.models.anthropic_base_url.clone(),
+        |c, v| base(&mut c.models.anthropic_base_url, v),
+    ),
+    secret(of_vendor(
+        "openai_api_key",
+        "Key for OpenAI's models.",
+        "OPENAI_API_KEY",
+        |c| hidden(&c.models.openai),
+        |c, v| key(&mut c.models.openai, v),
+    )),
+    of_vendor(
+        "openai_base_url",
+        "Address of OpenAI's API, or of one like it (vLLM, ...).",
+        "OPENAI_BASE_URL",
+        |c| c.models.openai_base_url.clone(),
+        |c, v| base(&mut c.models.openai_base_url, v),
+    ),
+    secret(of_vendor(
+        "gemini_api_key",
+        "Key for Gemini.",
+        "GEMINI_API_KEY",
+        |c| hidden(&c.models.gemini),
+        |c, v| key(&mut c.models.gemini, v),
+    )),
+    of_vendor(
+        "gemini_base_url",
+        "Address of Gemini's OpenAI-compatible API.",
+        "GEMINI_BASE_URL",
+        |c| c.models.gemini_base_url.clone(),
+        |c, v| base(&mut c.models.gemini_base_url, v),
+    ),
+    secret(of_vendor(
+        "xai_api_key",
+        "Key for Grok.",
+        "XAI_API_KEY",
+        |c| hidden(&c.models.xai),
+        |c, v| key(&mut c.models.xai, v),
+    )),
+    of_vendor(
+        "xai_base_url",
+        "Address of xAI's API.",
+        "XAI_BASE_URL",
+        |c| c.models.xai_base_url.clone(),
+        |c, v| base(&mut c.models.xai_base_url, v),
+    ),
+    secret(of_vendor(
+        "openrouter_api_key",
+        "Key for OpenRouter.",
+        "OPENROUTER_API_KEY",
+        |c| hidden(&c.models.openrouter),
+        |c, v| key(&mut c.models.openrouter, v),
+    )),
+    of_vendor(
+        "openrouter_base_url",
+        "Address of OpenRouter's API.",
+        "OPENROUTER_BASE_URL",
+        |c| c.models.openrouter_base_url.clone(),
+        |c, v| base(&mut c.models.openrouter_base_url, v),
+    ),
+    of_vendor(
+        "ollama_base_url",
+        "Address of Ollama; without it, this machine's.",
+        "OLLAMA_BASE_URL",
+        |c| c.models.ollama_base_url.clone(),
+        |c, v| base(&mut c.models.ollama_base_url, v),
+    ),
+];
+
+fn put<T: FromStr>(slot: &mut T, text: &str, wrong: &str) -> Result<(), String> {
+    *slot = text.trim().parse().map_err(|_| wrong.to_owned())?;
+    Ok(())
+}
+
+fn above_zero(slot: &mut u64, text: &str) -> Result<(), String> {
+    // The store keeps numbers as signed ones.
+    let number = text.trim().parse().ok().filter(|n| (1..=i64::MAX as u64).contains(n));
+    *slot = number.ok_or("must be a whole number above 0")?;
+    Ok(())
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "on" | "true" | "1" | "yes" => Ok(true),
+        "off" | "false" | "0" | "no" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the table wants the shape")]
+fn on_off(flag: bool) -> Option<String> {
+    Some(if flag { "on" } else { "off" }.to_owned())
+}
+
+fn hidden(secret: &Option<SecretString>) -> Option<String> {
+    secret.as_ref().map(|_| String::new())
+}
+
+fn key(slot: &mut Option<SecretString>, text: &str) -> Result<(), String> {
+    if !text.trim().bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("has characters that no key has".to_owned());
+    }
+    *slot = Some(text.trim().into());
+    Ok(())
+}
+
+fn base(slot: &mut Option<String>, text: &str) -> Result<(), String> {
+    *slot = Some(text.trim().to_owned());
+    Ok(())
+}
+
+/// An address without a slash at its end.
+fn url(text: &str) -> Result<String, String> {
+    let parsed = url::Url::parse(text.trim()).ok();
+    let good = parsed.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if !good {
+        return Err("must be an http or https URL".to_owned());
+    }
+    Ok(text.trim().trim_end_matches('/').to_owned())
+}
