@@ -93,6 +93,13 @@ pub struct Usage {
     pub cache_write: u64,
 }
 
+impl Usage {
+    /// All tokens, cached ones too.
+    pub fn total(&self) -> u64 {
+        [self.output, self.cache_read, self.cache_write].iter().fold(self.input, |sum, n| sum.saturating_add(*n))
+    }
+}
+
 /// What is shown live and not kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -133,7 +140,6 @@ pub trait Log: Send {
     /// Follow-ups that came in since the last call, already durable as [`Entry::UserMessage`]; asked at each step boundary.
     async fn take_messages(&mut self) -> Vec<Entry>;
 }
-
 
 /// Success, or the log's own error: the agent only stops on it.
 pub type LogResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -212,4 +218,9 @@ pub enum Error {
     Sandbox(#[from] codegen_sandbox::Error),
 }
 
+pub mod budget;
+mod history;
 pub mod models;
+pub mod native;
+mod prompt;
+mod tools;

@@ -1,8 +1,17 @@
 //! Models: who answers. One file per API; [`Model`] is what they share.
 
+mod anthropic;
+mod connect;
+mod http;
+mod openai;
+pub mod prices;
+mod scripted;
+mod sse;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
+pub use self::connect::{ConnectError, Keys, connect, is_known};
 use crate::{Delta, Entry, Reply};
 
 /// What a model is asked.
@@ -52,4 +61,22 @@ pub trait Model: Send + Sync {
     fn name(&self) -> &str;
     /// One answer, its text streamed to `on_delta` as it comes. Cancel by dropping the future.
     async fn reply(&self, request: Request<'_>, on_delta: &mut (dyn FnMut(Delta) + Send)) -> Result<Reply, ModelError>;
+}
+
+/// A call's arguments from the text that was streamed, else what came whole; the raw text when it is not a JSON object.
+fn parse_arguments(text: &str, whole: &Value) -> Value {
+    if text.trim().is_empty() {
+        return if whole.is_object() { whole.clone() } else { Value::Object(serde_json::Map::new()) };
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) if value.is_object() => value,
+        Ok(_) | Err(_) => Value::String(text.to_owned()),
+    }
+}
+
+/// Media type and base64 data of an image's data URI.
+fn data_uri(uri: &str) -> Option<(&str, &str)> {
+    let (head, data) = uri.strip_prefix("data:")?.split_once(',')?;
+    let media_type = head.strip_suffix(";base64")?;
+    Some((media_type.split(';').next()?, data))
 }

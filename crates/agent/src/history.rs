@@ -1,0 +1,134 @@
+//! Reads a run's entries as a conversation: turns in the order models demand, calls still open, and whether it has ended.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::{Entry, Outcome, Reply, ToolCall, tools::finish};
+
+/// What models are told of a call that has no result.
+const NO_RESULT: &str = "(no result was recorded)";
+
+/// One turn of the conversation.
+#[derive(Debug)]
+pub(crate) enum Turn<'a> {
+    User {
+        text: &'a str,
+        images: &'a [String],
+    },
+    Assistant(&'a Reply),
+    /// Results of the calls of the assistant turn before, one each, in its order.
+    Results(Vec<CallResult<'a>>),
+}
+
+/// One call's result.
+#[derive(Debug)]
+pub(crate) struct CallResult<'a> {
+    pub(crate) call_id: &'a str,
+    pub(crate) output: &'a str,
+    pub(crate) is_error: bool,
+}
+
+/// The conversation. Results follow their calls at once, even where a follow-up message came in between.
+pub(crate) fn turns(history: &[Entry]) -> Vec<Turn<'_>> {
+    let mut turns = Vec::with_capacity(history.len());
+    let mut rest = history;
+    while let Some((entry, after)) = rest.split_first() {
+        rest = after;
+        match entry {
+            Entry::UserMessage { text, images } => turns.push(Turn::User { text, images }),
+            Entry::Reply(reply) if reply.text.trim().is_empty() && reply.calls.is_empty() => {}
+            Entry::Reply(reply) => {
+                turns.push(Turn::Assistant(reply));
+                let step = rest.iter().take_while(|e| !matches!(e, Entry::Reply(_)));
+                let mut outputs: HashMap<&str, (&str, bool)> = HashMap::new();
+                for entry in step {
+                    if let Entry::CallFinished { call_id, output, is_error, .. } = entry {
+                        outputs.insert(call_id, (output, *is_error));
+                    }
+                }
+                if !reply.calls.is_empty() {
+                    turns.push(Turn::Results(
+                        reply
+                            .calls
+                            .iter()
+                            .map(|call| {
+                                let (output, is_error) = *outputs.get(call.id.as_str()).unwrap_or(&(NO_RESULT, true));
+                                CallResult { call_id: &call.id, output, is_error }
+                            })
+                            .collect(),
+                    ));
+                }
+            }
+            Entry::CallStarted { .. } | Entry::CallFinished { .. } | Entry::Notice { .. } => {}
+        }
+    }
+    turns
+}
+
+/// The last reply and what came after it.
+fn last_step(history: &[Entry]) -> Option<(&Reply, &[Entry])> {
+    history.iter().enumerate().rev().find_map(|(i, entry)| match entry {
+        Entry::Reply(reply) => Some((reply, history.get(i + 1..).unwrap_or_default())),
+        _ => None,
+    })
+}
+
+/// A call of the last reply without a result.
+#[derive(Debug)]
+pub(crate) struct OpenCall {
+    pub(crate) call: ToolCall,
+    /// Its effect had begun.
+    pub(crate) started: bool,
+}
+
+/// Calls of the last reply without a result, in order.
+pub(crate) fn open_calls(history: &[Entry]) -> Vec<OpenCall> {
+    let Some((reply, after)) = last_step(history) else { return Vec::new() };
+    let (mut started, mut finished) = (Vec::new(), Vec::new());
+    for entry in after {
+        match entry {
+            Entry::CallStarted { call_id } => started.push(call_id),
+            Entry::CallFinished { call_id, .. } => finished.push(call_id),
+            _ => {}
+        }
+    }
+    reply
+        .calls
+        .iter()
+        .filter(|call| !finished.contains(&&call.id))
+        .map(|call| OpenCall { call: call.clone(), started: started.contains(&&call.id) })
+        .collect()
+}
+
+/// The agent's own end, when all calls have results and no message came after its last reply.
+pub(crate) fn ended(history: &[Entry]) -> Option<Outcome> {
+    let (reply, after) = last_step(history)?;
+    if after.iter().any(|e| matches!(e, Entry::UserMessage { .. })) {
+        return None;
+    }
+    if reply.calls.is_empty() {
+        return Some(Outcome::Finished(last_text(history)));
+    }
+    after.iter().find_map(|entry| match entry {
+        Entry::CallFinished { name, input, is_error: false, .. } if name == finish::NAME => finish::outcome(input),
+        _ => None,
+    })
+}
+
+/// The newest words of the model; it may end with an empty answer after them.
+fn last_text(history: &[Entry]) -> String {
+    let texts = history.iter().rev().filter_map(|entry| match entry {
+        Entry::Reply(reply) => Some(reply.text.trim()),
+        _ => None,
+    });
+    texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default().to_owned()
+}
+
+/// Arguments as a JSON object, which every API demands: malformed ones are wrapped.
+pub(crate) fn arguments(input: &Value) -> Value {
+    match input {
+        Value::Object(_) => input.clone(),
+        other => serde_json::json!({ "malformed": other }),
+    }
+}

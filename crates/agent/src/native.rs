@@ -1,0 +1,339 @@
+//! The native agent: asks a model, runs its tool calls, until one of them, a budget or a caller ends it.
+//!
+//! Each pass of the loop looks only at the history, so a run that was cut off anywhere goes on as if it had not been.
+//! To cut it off for a restart drop the future; the stop token ends the run for good.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use codegen_sandbox::Sandbox;
+use futures::{StreamExt, stream};
+use rand::Rng;
+use serde_json::Value;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Budget, Delta, Entry, Error, Limit, Log, Outcome, Reply, Task, ToolCall,
+    budget::{Halt, Spent},
+    history::{self, OpenCall},
+    models::{Model, ModelError, Request, ToolSpec},
+    prompt,
+    tools::{self, Context, Output, Tool, ToolError},
+};
+
+/// Tries of one question to the model.
+const TRIES: u32 = 8;
+/// Time for all of them.
+const PATIENCE: Duration = Duration::from_secs(600);
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Read-only calls of one reply that run at once.
+const SIDE_BY_SIDE: usize = 8;
+const INTERRUPTED: &str = "interrupted: it was under way when the platform restarted; its effect is unknown";
+
+/// Works on the task until it ends.
+///
+/// # Errors
+/// When the log or the sandbox fails; what the log holds is enough to go on later.
+pub async fn run(
+    task: Task,
+    sandbox: Arc<dyn Sandbox>,
+    log: &mut dyn Log,
+    stop: CancellationToken,
+) -> Result<Outcome, Error> {
+    let tools = tools::all();
+    let mut agent = Agent {
+        specs: tools.iter().map(|tool| tool.spec()).collect(),
+        tools,
+        system: prompt::system(&task.workspace, &task.rules),
+        halt: Halt::new(stop, task.budget.max_time),
+        spent: Spent::of(&task.history),
+        call_ids: call_ids(&task.history),
+        history: task.history,
+        model: task.model,
+        budget: task.budget,
+        env: task.env,
+        workspace: task.workspace,
+        sandbox,
+        log,
+    };
+    agent.close_interrupted_calls().await?;
+    loop {
+        let messages = agent.log.take_messages().await;
+        agent.history.extend(messages);
+        let open = history::open_calls(&agent.history);
+        if !open.is_empty() {
+            agent.run_calls(open).await?;
+            continue;
+        }
+        if let Some(outcome) = history::ended(&agent.history) {
+            return Ok(outcome);
+        }
+        if let Some(outcome) = agent.halt.due() {
+            return Ok(outcome);
+        }
+        if let Some(limit) = agent.spent.over(&agent.budget) {
+            return Ok(Outcome::OutOf(limit));
+        }
+        match agent.ask().await? {
+            Asked::Reply(reply) => agent.take(reply).await?,
+            Asked::End(outcome) => return Ok(outcome),
+        }
+    }
+}
+
+/// What came of a question to the model.
+enum Asked {
+    Reply(Reply),
+    End(Outcome),
+}
+
+struct Agent<'a> {
+    history: Vec<Entry>,
+    spent: Spent,
+    call_ids: HashSet<String>,
+    system: String,
+    specs: Vec<ToolSpec>,
+    tools: Vec<Box<dyn Tool>>,
+    model: Arc<dyn Model>,
+    budget: Budget,
+    env: std::collections::BTreeMap<String, String>,
+    workspace: String,
+    halt: Halt,
+    sandbox: Arc<dyn Sandbox>,
+    log: &'a mut dyn Log,
+}
+
+impl Agent<'_> {
+    async fn append(&mut self, mut entry: Entry) -> Result<(), Error> {
+        self.log.append(&entry).await.map_err(Error::Log)?;
+        if let Entry::CallFinished { full_output, .. } = &mut entry {
+            *full_output = None;
+        }
+        self.history.push(entry);
+        Ok(())
+    }
+
+    async fn notice(&mut self, text: String) -> Result<(), Error> {
+        self.append(Entry::Notice { text }).await
+    }
+
+    /// Calls that an earlier attempt left under way get a result that says so; whether they had their effect is unknown.
+    async fn close_interrupted_calls(&mut self) -> Result<(), Error> {
+        for OpenCall { call, started } in history::open_calls(&self.history) {
+            if started {
+                let text = format!("the call of {} was under way when the platform restarted", call.name);
+                self.append(failed(call, INTERRUPTED.to_owned())).await?;
+                self.notice(text).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One answer of the model, however many tries that takes.
+    async fn ask(&mut self) -> Result<Asked, Error> {
+        let began = Instant::now();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let request = Request { system: &self.system, history: &self.history, tools: &self.specs };
+            let log = &mut *self.log;
+            let mut on_delta = |delta| log.delta(delta);
+            let answer = tokio::select! {
+                biased;
+                outcome = self.halt.wait() => return Ok(Asked::End(outcome)),
+                answer = self.model.reply(request, &mut on_delta) => answer,
+            };
+            let (message, after) = match answer {
+                Ok(reply) => return Ok(Asked::Reply(reply)),
+                Err(ModelError::Retry { message, after }) => (message, after),
+                Err(ModelError::ContextFull) => {
+                    self.notice(format!("the conversation is longer than the context of {}", self.model.name()))
+                        .await?;
+                    return Ok(Asked::End(Outcome::OutOf(Limit::Tokens)));
+                }
+                Err(ModelError::Fatal(sentence)) => return Ok(Asked::End(Outcome::ModelFailed(sentence))),
+            };
+            let wait = after.unwrap_or_else(|| backoff(attempt));
+            if attempt >= TRIES || began.elapsed() + wait > PATIENCE {
+                let tries = if attempt == 1 { "1 try".to_owned() } else { format!("{attempt} tries") };
+                let sentence = format!("{} gave no answer in {tries}; the last time: {message}", self.model.name());
+                return Ok(Asked::End(Outcome::ModelFailed(sentence)));
+            }
+            self.notice(format!("{message}; trying again in {:.1} s", wait.as_secs_f64())).await?;
+            tokio::select! {
+                biased;
+                outcome = self.halt.wait() => return Ok(Asked::End(outcome)),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Makes an answer part of the run's memory.
+    async fn take(&mut self, mut reply: Reply) -> Result<(), Error> {
+        let step = self.spent.steps + 1;
+        for (n, call) in reply.calls.iter_mut().enumerate() {
+            // Some servers leave ids out or count from zero in each answer.
+            if call.id.is_empty() || self.call_ids.contains(&call.id) {
+                call.id = format!("call-{step}-{}", n + 1);
+            }
+            self.call_ids.insert(call.id.clone());
+        }
+        self.spent.add(&reply);
+        self.append(Entry::Reply(reply)).await
+    }
+
+    fn tool(&self, name: &str) -> Option<&dyn Tool> {
+        self.specs.iter().zip(&self.tools).find_map(|(spec, tool)| (spec.name == name).then_some(&**tool))
+    }
+
+    /// Gives every call a result: in order, those without effect side by side.
+    async fn run_calls(&mut self, open: Vec<OpenCall>) -> Result<(), Error> {
+        let has_effect = |agent: &Self, call: &ToolCall| agent.tool(&call.name).is_some_and(|tool| !tool.read_only());
+        let mut calls = open.into_iter().map(|open| open.call).peekable();
+        while let Some(call) = calls.next() {
+            if self.halt.due().is_some() {
+                let text = format!("not run: {}", self.halt.reason());
+                self.append(failed(call, text)).await?;
+                continue;
+            }
+            let effect = has_effect(self, &call);
+            if effect {
+                self.append(Entry::CallStarted { call_id: call.id.clone() }).await?;
+            }
+            let mut group = vec![call];
+            while !effect && let Some(call) = calls.next_if(|call| !has_effect(self, call)) {
+                group.push(call);
+            }
+            for call in &group {
+                self.log.delta(Delta::Call {
+                    call_id: call.id.clone(),
+                    name: call.name.clone(),
+                    input: call.input.clone(),
+                });
+            }
+            let results = self.run_group(&group).await;
+            for (call, (result, duration)) in group.into_iter().zip(results) {
+                self.append(finished(call, result, duration)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs calls side by side, passing on what they show live; results in the calls' order.
+    async fn run_group(&mut self, group: &[ToolCall]) -> Vec<(Result<Output, ToolError>, Duration)> {
+        let (deltas, mut shown) = mpsc::unbounded_channel();
+        let (log, agent) = (
+            &mut *self.log,
+            Calls {
+                tools: &self.tools,
+                specs: &self.specs,
+                sandbox: &*self.sandbox,
+                env: &self.env,
+                workspace: &self.workspace,
+                halt: &self.halt,
+            },
+        );
+        // Made before the first await: a closure held across one would make this future not Send for its callers.
+        let calls: Vec<_> = group.iter().map(|call| agent.run(call, deltas.clone())).collect();
+        let running = stream::iter(calls).buffered(SIDE_BY_SIDE).collect::<Vec<_>>();
+        tokio::pin!(running);
+        let results = loop {
+            tokio::select! {
+                biased;
+                Some(delta) = shown.recv() => log.delta(delta),
+                results = &mut running => break results,
+            }
+        };
+        while let Ok(delta) = shown.try_recv() {
+            log.delta(delta);
+        }
+        results
+    }
+}
+
+/// What calls need of the agent while its log is in use.
+struct Calls<'a> {
+    tools: &'a [Box<dyn Tool>],
+    specs: &'a [ToolSpec],
+    sandbox: &'a dyn Sandbox,
+    env: &'a std::collections::BTreeMap<String, String>,
+    workspace: &'a str,
+    halt: &'a Halt,
+}
+
+impl Calls<'_> {
+    async fn run(
+        &self,
+        call: &ToolCall,
+        deltas: mpsc::UnboundedSender<Delta>,
+    ) -> (Result<Output, ToolError>, Duration) {
+        let began = Instant::now();
+        let context = Context {
+            sandbox: self.sandbox,
+            env: self.env,
+            workspace: self.workspace,
+            call_id: &call.id,
+            deltas,
+            halt: self.halt,
+        };
+        let found = self.specs.iter().zip(self.tools).find(|(spec, _)| spec.name == call.name);
+        let result = match found {
+            None => {
+                let names: Vec<&str> = self.specs.iter().map(|spec| spec.name).collect();
+                Err(ToolError::ForModel(format!("there is no tool {:?}; there are {}", call.name, names.join(", "))))
+            }
+            Some((_, tool)) if tool.read_only() => tokio::select! {
+                result = tool.call(&call.input, &context) => result,
+                _ = self.halt.wait() => Err(ToolError::ForModel(format!("not run: {}", self.halt.reason()))),
+            },
+            Some((_, tool)) => tool.call(&call.input, &context).await,
+        };
+        (result, began.elapsed())
+    }
+}
+
+fn call_ids(history: &[Entry]) -> HashSet<String> {
+    let calls = history.iter().filter_map(|entry| match entry {
+        Entry::Reply(reply) => Some(&reply.calls),
+        _ => None,
+    });
+    calls.flatten().map(|call| call.id.clone()).collect()
+}
+
+/// Doubles with each try, with up to a quarter of jitter either way.
+fn backoff(attempt: u32) -> Duration {
+    let wait = FIRST_WAIT.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST_WAIT);
+    wait.mul_f64(rand::rng().random_range(0.75..1.25))
+}
+
+fn failed(call: ToolCall, output: String) -> Entry {
+    entry(call, Output { text: output, is_error: true, ..Output::default() }, Duration::ZERO)
+}
+
+fn finished(call: ToolCall, result: Result<Output, ToolError>, duration: Duration) -> Result<Entry, Error> {
+    let output = match result {
+        Ok(output) => output,
+        Err(ToolError::ForModel(text)) => Output { text, is_error: true, ..Output::default() },
+        Err(ToolError::Fatal(error)) => return Err(error.into()),
+    };
+    Ok(entry(call, output, duration))
+}
+
+fn entry(call: ToolCall, output: Output, duration: Duration) -> Entry {
+    let ToolCall { id, name, input } = call;
+    let input: Value = input;
+    Entry::CallFinished {
+        call_id: id,
+        name,
+        input,
+        output: output.text,
+        is_error: output.is_error,
+        exit_code: output.exit_code,
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        full_output: output.full,
+    }
+}

@@ -1,0 +1,12 @@
+//! The agent as its callers meet it: a log in memory, commands on the host, models over real sockets.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod anthropic;
+mod cost;
+mod endings;
+mod fake;
+mod openai;
+mod resume;
+mod serve;
+mod shell;
+mod steps;
