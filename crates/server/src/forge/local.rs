@@ -1,0 +1,49 @@
+//! The forge that codegen keeps itself: pull requests are rows of the store, shown on our own pages.
+
+use async_trait::async_trait;
+use codegen_store::{NewPullRequest, Store};
+
+use super::{Error, Forge, PullRequest, PullRequestSpec};
+
+/// Pull requests of origins without a forge.
+pub struct Local {
+    /// Where they are kept.
+    pub store: Store,
+    /// Where people see them.
+    pub public_url: String,
+}
+
+#[async_trait]
+impl Forge for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    async fn find(&self, spec: &PullRequestSpec) -> Result<Option<PullRequest>, Error> {
+        let rows = self.store.pull_requests_of_run(spec.org_id, spec.run_id).await?;
+        Ok(rows.into_iter().find(|p| p.forge == self.name() && p.state == "open").map(PullRequest::from))
+    }
+
+    async fn open_or_update(&self, spec: &PullRequestSpec) -> Result<PullRequest, Error> {
+        let row = NewPullRequest {
+            repo_id: spec.repo_id,
+            run_id: spec.run_id,
+            number: None,
+            title: spec.title.clone(),
+            body: spec.body.clone(),
+            url: format!("{}/pulls/{{id}}", self.public_url.trim_end_matches('/')),
+            head_branch: spec.head_branch.clone(),
+            base_branch: spec.base_branch.clone(),
+            head_commit: spec.head_commit.clone(),
+            state: "open".to_owned(),
+            forge: self.name().to_owned(),
+        };
+        Ok(self.store.create_pull_request(spec.org_id, row, spec.now).await?.into())
+    }
+}
+
+impl From<codegen_store::PullRequest> for PullRequest {
+    fn from(row: codegen_store::PullRequest) -> Self {
+        Self { number: row.number, url: row.url, state: row.state }
+    }
+}

@@ -1,0 +1,223 @@
+//! The story of a run: prepare a sandbox with a checkout, let the agent work, carry the work out, record the end.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use codegen_agent::{Error as AgentError, Limit, Outcome, Task, native};
+use codegen_sandbox::Error as SandboxError;
+use codegen_store::{Org, Phase, Reason, Repo, Run, User};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    finish,
+    inside::WORKSPACE,
+    log::{LetGo, RunLog},
+    prepare,
+};
+use crate::App;
+
+/// Time that an agent has to reach its next entry when the worker lets it go.
+const LET_GO_GRACE: Duration = Duration::from_secs(5);
+
+/// What the worker tells a run under way.
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    /// End for good, keep the work.
+    pub stop: CancellationToken,
+    /// Leave everything as it is; the run goes on later.
+    pub let_go: CancellationToken,
+}
+
+/// How the worker's part ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The run is done.
+    Done,
+    /// The run was let go and waits to be claimed again.
+    LetGo,
+}
+
+/// Everything a run's steps need to know.
+pub(super) struct Story {
+    pub app: Arc<App>,
+    pub run: Run,
+    pub org: Org,
+    pub user: User,
+    pub repo: Option<Repo>,
+    pub let_go: CancellationToken,
+}
+
+/// How a run shall end, before its work is carried out.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub reason: Reason,
+    /// For the person who asked.
+    pub text: String,
+    /// For the operator.
+    pub cause: Option<String>,
+}
+
+/// Something is wrong with what was asked for, not with the platform: the run ends as ERROR with this sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct CannotBeDone(pub String);
+
+/// Works on a claimed run until it is done or let go.
+///
+/// # Errors
+/// When the run cannot even be recorded: it was taken over, or the store fails.
+pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended> {
+    let org = app.store.org(run.org_id).await.context("reading the run's organization")?;
+    let user = app.store.user(run.user_id).await.context("reading the run's user")?;
+    let repo = match run.repo_id {
+        Some(id) => Some(app.store.repo(run.org_id, id).await.context("reading the run's repository")?),
+        None => None,
+    };
+    // Work that an earlier attempt left in its sandbox is carried out even when the run was stopped meanwhile.
+    let nothing_yet = run.sandbox_id.is_none();
+    let mut story = Story { app, run, org, user, repo, let_go: signals.let_go.clone() };
+    let prepared = tokio::select! {
+        biased;
+        () = signals.let_go.cancelled() => return Ok(Ended::LetGo),
+        () = signals.stop.cancelled(), if nothing_yet => Err(None),
+        prepared = prepare::prepare(&mut story) => prepared.map_err(Some),
+    };
+    let mut prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(why) => {
+            story.end_unprepared(why).await?;
+            return Ok(Ended::Done);
+        }
+    };
+    loop {
+        story.app.store.set_phase(&story.run.claim(), Phase::Running).await?;
+        let (mut log, history, _) = RunLog::open(story.app.clone(), story.run.claim(), story.run.org_id, story.let_go.clone()).await?;
+        let task = Task {
+            history,
+            rules: prepared.rules.clone(),
+            model: prepared.model.clone(),
+            budget: story.app.config.budget(),
+            env: prepared.env.clone(),
+            workspace: WORKSPACE.to_owned(),
+        };
+        let outcome = tokio::select! {
+            outcome = work(task, prepared.sandbox.clone(), &mut log, signals.stop.clone()) => outcome,
+            () = after(&signals.let_go, LET_GO_GRACE) => return Ok(Ended::LetGo),
+        };
+        let mut ending = match outcome {
+            Ok(outcome) => Ending::from(outcome),
+            Err(AgentError::Log(error)) if error.is::<LetGo>() => return Ok(Ended::LetGo),
+            Err(AgentError::Log(error)) => return Err(anyhow::anyhow!(error).context("writing the run's log")),
+            Err(AgentError::Sandbox(error @ SandboxError::Fenced(_))) => return Err(error.into()),
+            Err(AgentError::Sandbox(error)) => Ending {
+                reason: Reason::Failed,
+                text: "The sandbox of this run failed. What was committed before is kept; send a message to go on.".to_owned(),
+                cause: Some(format!("{error:#}")),
+            },
+        };
+        story.app.store.set_phase(&story.run.claim(), Phase::Finishing).await?;
+        finish::carry_out(&story, &mut prepared, &log, &mut ending).await?;
+        if story.end(&log, &ending).await? {
+            break;
+        }
+    }
+    prepared.destroy(&story).await;
+    Ok(Ended::Done)
+}
+
+impl Story {
+    /// Records the end. False when a message came in that the agent has not seen, so the run goes on.
+    async fn end(&self, log: &RunLog, ending: &Ending) -> Result<bool> {
+        let claim = self.run.claim();
+        let is_error = ending.reason != Reason::Complete;
+        log.note("result", json!({ "text": ending.text, "is_error": is_error, "reason": ending.reason.as_str() })).await?;
+        let now = self.app.now();
+        let answers = matches!(ending.reason, Reason::Complete | Reason::Error) && ending.cause.is_none();
+        if answers {
+            let done = self.app.store.finish_run_if_read(&claim, log.seen_seq(), ending.reason, &ending.text, now).await?;
+            if !done {
+                return Ok(false);
+            }
+        } else {
+            self.app.store.finish_run(&claim, ending.reason, &ending.text, ending.cause.as_deref(), now).await?;
+        }
+        tracing::info!(run.id = self.run.id, org.id = self.run.org_id, reason = ending.reason.as_str(), "run {} ended", self.run.id);
+        Ok(true)
+    }
+
+    /// Ends a run whose preparation was stopped (no reason) or did not work.
+    async fn end_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
+        let ending = match why {
+            None => Ending { reason: Reason::Cancelled, text: "Stopped before the agent began.".to_owned(), cause: None },
+            Some(error) => Ending::of_error(error)?,
+        };
+        let (log, ..) = RunLog::open(self.app.clone(), self.run.claim(), self.run.org_id, self.let_go.clone()).await?;
+        let note = json!({ "text": ending.text, "is_error": true, "reason": ending.reason.as_str() });
+        log.note("result", note).await?;
+        self.app.store.finish_run(&self.run.claim(), ending.reason, &ending.text, ending.cause.as_deref(), self.app.now()).await?;
+        tracing::info!(run.id = self.run.id, org.id = self.run.org_id, reason = ending.reason.as_str(), "run {} ended unprepared", self.run.id);
+        prepare::destroy(&self.app, &prepare::sandbox_id(&self.run)).await;
+        Ok(())
+    }
+}
+
+impl Ending {
+    /// Translates what went wrong in preparing. A run that was taken over is given back as the error.
+    fn of_error(error: anyhow::Error) -> Result<Self> {
+        if let Some(codegen_store::Error::Fenced) = error.downcast_ref() {
+            return Err(error);
+        }
+        let theirs = error.chain().any(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>());
+        let cause = Some(format!("{error:#}"));
+        Ok(if theirs {
+            let sentence = error.chain().find(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>()).map(ToString::to_string);
+            Self { reason: Reason::Error, text: sentence_case(&sentence.unwrap_or_default()), cause }
+        } else if let Some(SandboxError::HostRefuses(what_to_do)) = error.downcast_ref() {
+            Self { reason: Reason::Failed, text: format!("This host does not allow isolated commands: {what_to_do}"), cause }
+        } else {
+            Self { reason: Reason::Failed, text: format!("codegen could not prepare the run ({error}); its log has the cause."), cause }
+        })
+    }
+}
+
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Self {
+        let (reason, text) = match outcome {
+            Outcome::Finished(text) => (Reason::Complete, text),
+            Outcome::GaveUp(text) => (Reason::Error, text),
+            Outcome::OutOf(Limit::Steps) => (Reason::MaxIterations, "The run used all its steps.".to_owned()),
+            Outcome::OutOf(Limit::Tokens) => (Reason::OutOfTokens, "The run used all its tokens, or the model's context is full.".to_owned()),
+            Outcome::OutOf(Limit::Cost) => (Reason::OutOfTokens, "The run used all its money.".to_owned()),
+            Outcome::OutOf(Limit::Time) => (Reason::Timeout, "The run used all its time.".to_owned()),
+            Outcome::Stopped => (Reason::Cancelled, "Stopped.".to_owned()),
+            Outcome::ModelFailed(sentence) => (Reason::Error, sentence),
+        };
+        Self { reason, text, cause: None }
+    }
+}
+
+/// A sentence as people read it: a capital first and a full stop.
+fn sentence_case(text: &str) -> String {
+    let mut chars = text.trim().chars();
+    let mut sentence: String = chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
+    if !sentence.ends_with(['.', '!', '?', ')']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+async fn after(token: &CancellationToken, grace: Duration) {
+    token.cancelled().await;
+    tokio::time::sleep(grace).await;
+}
+
+/// The agent, boxed: its state is large, and the compiler is spared proving it `Send` inside ours.
+fn work<'a>(
+    task: Task,
+    sandbox: Arc<dyn codegen_sandbox::Sandbox>,
+    log: &'a mut RunLog,
+    stop: CancellationToken,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Outcome, AgentError>> + Send + 'a>> {
+    Box::pin(native::run(task, sandbox, log, stop))
+}

@@ -1,0 +1,224 @@
+//! After the agent: commit, take the commits out, keep a patch, push, open the pull request. What does not work becomes a sentence
+//! in the result; the work itself is kept in every case.
+
+use anyhow::{Context, Result};
+use codegen_store::{NewPullRequest, Reason, RunUpdate};
+use serde_json::{Value, json};
+
+use super::{
+    execute::{Ending, Story},
+    log::RunLog,
+    prepare::{Git, Prepared},
+};
+use crate::forge::{self, PullRequestSpec, git};
+
+/// The blob that holds the run's whole change.
+const DIFF: &str = "diff";
+
+/// Carries the work of a run out of its sandbox. Sentences on what did not work are added to the ending.
+///
+/// # Errors
+/// When the run's state cannot be recorded.
+pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunLog, ending: &mut Ending) -> Result<()> {
+    let summary: String = ending.text.trim().chars().take(2_000).collect();
+    let claim = story.run.claim();
+    story.app.store.update_run(&claim, RunUpdate { summary: Some(summary), ..RunUpdate::default() }).await?;
+    let sandbox = prepared.sandbox.clone();
+    let Some(git) = &mut prepared.git else { return Ok(()) };
+    if ending.reason == Reason::Complete {
+        git.lacking.iter().for_each(|sentence| add(ending, sentence));
+    }
+
+    let commit = match take_out(story, git, sandbox.clone(), ending).await {
+        Ok(Some(commit)) => commit,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            tracing::warn!(run.id = story.run.id, error = format!("{error:#}"), "taking the run's commits out");
+            let kept = match git.checkout.patch(&*sandbox).await {
+                Ok(patch) => story.app.store.put_blob(story.run.org_id, story.run.id, DIFF, &patch).await.map(|()| "The work is kept as a patch on this run."),
+                Err(_) => Ok("The sandbox is gone, and what was not committed before with it."),
+            };
+            add(ending, &format!("The work could not be committed: {error:#}. {}", kept?));
+            return Ok(());
+        }
+    };
+    git.checkout.base = Some(commit.clone());
+    if git.base.as_ref() == Some(&commit) {
+        return Ok(());
+    }
+    let diff = git.mirror.diff(git.base.as_deref(), &commit).await?;
+    story.app.store.put_blob(story.run.org_id, story.run.id, DIFF, &diff).await?;
+    let branch = git.checkout.branch.clone();
+    let update = RunUpdate {
+        branch: Some(branch.clone()),
+        diff_stat: Some(git.mirror.diff_stat(git.base.as_deref(), &commit).await?),
+        ..RunUpdate::default()
+    };
+    story.app.store.update_run(&claim, update).await?;
+
+    let mut pushed = false;
+    if !story.run.push {
+        // Asked for by nobody: the branch stays here.
+    } else if !story.org.enable_pr_creation {
+        add(ending, "Pull requests are switched off for this organization: nothing was pushed, and the work is kept as a patch on this run.");
+    } else if !matches!(ending.reason, Reason::Complete | Reason::Timeout | Reason::MaxIterations | Reason::OutOfTokens) {
+        add(ending, "The work so far was not pushed; it is kept as a patch on this run.");
+    } else {
+        match push(story, git, &commit).await {
+            Ok(()) => pushed = true,
+            Err(error) => match error.downcast::<git::Error>() {
+                Ok(error) => add(ending, &format!("{error}. The work is kept as a patch on this run.")),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    log.note("branch", json!({ "name": branch, "commit": commit, "pushed": pushed })).await?;
+    if pushed && story.run.open_pr && ending.reason == Reason::Complete {
+        match open_pull_request(story, git, log, ending, &commit).await {
+            Ok(None) => {}
+            Ok(Some(sentence)) => add(ending, &sentence),
+            Err(error) => match error.downcast::<forge::Error>() {
+                Ok(forge::Error::Store(error)) => return Err(error.into()),
+                Ok(error @ (forge::Error::Refused(_) | forge::Error::Unreachable(_))) => {
+                    add(ending, &format!("The branch {branch} is pushed, but there is no pull request: {error}."));
+                }
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Commits inside and brings the commit into the mirror. None when the repository was empty and still is.
+async fn take_out(
+    story: &Story,
+    git: &Git,
+    sandbox: std::sync::Arc<dyn codegen_sandbox::Sandbox>,
+    ending: &Ending,
+) -> Result<Option<String>> {
+    let Some(commit) = git.checkout.commit_all(&*sandbox, &message(story, ending)).await? else { return Ok(None) };
+    if git.checkout.base.as_ref() == Some(&commit) {
+        return Ok(Some(commit));
+    }
+    if git.mirror.has(&commit).await? {
+        git.mirror.set_run_commit(story.run.id, &commit).await?;
+    } else {
+        let pack = git.checkout.pack(sandbox, &commit).await?;
+        git.mirror.import_pack(story.run.id, &commit, pack).await?;
+    }
+    Ok(Some(commit))
+}
+
+/// Pushes the branch, journaled. A crash between the push and its settling is seen at the origin, which has the commit then.
+async fn push(story: &Story, git: &Git, commit: &str) -> Result<()> {
+    let (store, claim) = (&story.app.store, story.run.claim());
+    let origin = origin(story).await?;
+    let branch = &git.checkout.branch;
+    let earlier = store.effects(story.run.id).await?;
+    let key = format!("push:{commit}");
+    let intent = json!({ "branch": branch, "commit": commit, "origin": git::without_credentials(&origin) });
+    if store.intend(&claim, &key, "push", &intent.to_string(), story.app.now()).await?.settled_at.is_some() {
+        return Ok(());
+    }
+    // What this run itself put there, or may have put there just before a crash, may be replaced; nothing else.
+    let ours: Vec<String> = earlier
+        .iter()
+        .filter(|e| e.kind == "push")
+        .filter_map(|e| serde_json::from_str::<Value>(&e.intent).ok()?["commit"].as_str().map(str::to_owned))
+        .collect();
+    let there = git.mirror.remote_commit(branch, &origin).await?;
+    let expected = there.filter(|there| ours.contains(there));
+    git.mirror.push(commit, branch, &origin, expected.as_deref()).await?;
+    store.settle(&claim, &key, &json!({ "commit": commit }).to_string(), story.app.now()).await?;
+    Ok(())
+}
+
+/// Opens the pull request or brings it up to date, journaled; the forge is asked for an open one first. A sentence when there can be none.
+async fn open_pull_request(story: &Story, git: &Git, log: &RunLog, ending: &Ending, commit: &str) -> Result<Option<String>> {
+    let (app, claim) = (&story.app, story.run.claim());
+    let Some(repo) = &story.repo else { return Ok(None) };
+    if git.base.is_none() {
+        return Ok(Some(format!("The repository was empty: the branch {} is pushed, and there is nothing to open a pull request into.", git.checkout.branch)));
+    }
+    let Some(base_branch) = &git.base_branch else {
+        return Ok(Some(format!("The repository has no default branch: the branch {} is pushed, and a pull request needs one to go into.", git.checkout.branch)));
+    };
+    let spec = PullRequestSpec {
+        org_id: story.run.org_id,
+        repo_id: repo.id,
+        run_id: story.run.id,
+        title: title(&story.run.prompt),
+        body: format!("{}\n\nRequested by {} in run {}.", ending.text.trim(), requester(story), story.run.id),
+        head_branch: git.checkout.branch.clone(),
+        base_branch: base_branch.clone(),
+        head_commit: commit.to_owned(),
+        now: app.now(),
+    };
+    let origin = origin(story).await?;
+    let forge = forge::of_origin(&app.config, &app.store, &origin)?;
+    let key = format!("pull_request:{commit}");
+    let intent = json!({ "head": spec.head_branch, "base": spec.base_branch, "forge": forge.name() });
+    if app.store.intend(&claim, &key, "pull_request", &intent.to_string(), app.now()).await?.settled_at.is_some() {
+        return Ok(None);
+    }
+    let opened = forge.open_or_update(&spec).await?;
+    let row = NewPullRequest {
+        repo_id: spec.repo_id,
+        run_id: spec.run_id,
+        number: Some(opened.number),
+        title: spec.title.clone(),
+        body: spec.body,
+        url: opened.url.clone(),
+        head_branch: spec.head_branch,
+        base_branch: spec.base_branch,
+        head_commit: spec.head_commit,
+        state: opened.state.clone(),
+        forge: forge.name().to_owned(),
+    };
+    app.store.create_pull_request(story.run.org_id, row, app.now()).await?;
+    let note = json!({ "number": opened.number, "url": opened.url, "title": spec.title, "state": opened.state });
+    app.store.settle(&claim, &key, &note.to_string(), app.now()).await?;
+    log.note("pull_request", note).await?;
+    Ok(None)
+}
+
+/// Where the branch goes: `codegen run` in a folder means the folder's own origin.
+async fn origin(story: &Story) -> Result<String> {
+    let repo = story.repo.as_ref().context("a run with git has a repository")?;
+    if story.run.source_type == "LOCAL" { Ok(git::push_origin(&repo.origin).await?) } else { Ok(repo.origin.clone()) }
+}
+
+fn requester(story: &Story) -> String {
+    let user = &story.user;
+    let name = user.full_name.as_ref().filter(|n| !n.trim().is_empty()).unwrap_or(&user.github_username);
+    name.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The prompt's first line, cut to what forges and `git log` show.
+fn title(prompt: &str) -> String {
+    let line = prompt.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("Work of a run");
+    if line.chars().count() <= 72 { line.to_owned() } else { line.chars().take(71).chain(['…']).collect() }
+}
+
+fn message(story: &Story, ending: &Ending) -> String {
+    let body = if ending.reason == Reason::Complete { ending.text.trim() } else { "Work in progress: the run ended before the task was done." };
+    let body: String = body.chars().filter(|c| *c != '\0').take(4_000).collect();
+    format!("{}\n\n{}\n\nRequested-by: {}\n", title(&story.run.prompt).replace('\0', ""), body, requester(story))
+}
+
+fn add(ending: &mut Ending, sentence: &str) {
+    let text = ending.text.trim_end();
+    ending.text = if text.is_empty() { sentence.to_owned() } else { format!("{text}\n\n{sentence}") };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::title;
+
+    #[test]
+    fn a_title_is_the_first_line_of_the_prompt_cut_to_72_characters() {
+        assert_eq!(title("\n  Fix it \nplease"), "Fix it");
+        assert_eq!(title(&"ü".repeat(100)).chars().count(), 72);
+        assert_eq!(title(" \n"), "Work of a run");
+    }
+}

@@ -1,0 +1,220 @@
+//! What is done inside a sandbox on a run's behalf, over exec alone: checking out, committing, packing, a patch of last resort.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use codegen_sandbox::{Completed, Event, Exec, Sandbox, User};
+use tokio::io::{AsyncRead, AsyncWriteExt};
+
+use crate::forge::git::{AGENT_EMAIL, AGENT_NAME};
+
+/// Where the checkout is, in every sandbox.
+pub const WORKSPACE: &str = "/workspace";
+/// Where the mirror's objects are, read-only.
+pub const MIRROR_OBJECTS: &str = "/opt/codegen/mirror/objects";
+
+const LONG: Duration = Duration::from_secs(30 * 60);
+
+/// Makes `.git` point to the mirror's objects; its refs come on standard input.
+const INIT: &str = r#"
+set -e
+git init -q -b "$BRANCH" .
+mkdir -p .git/objects/info
+echo "$OBJECTS" > .git/objects/info/alternates
+cat > .git/packed-refs
+git config user.name "$NAME"
+git config user.email "$EMAIL"
+git config gc.auto 0
+if [ -n "$ORIGIN" ]; then
+    git config remote.origin.url "$ORIGIN"
+    git config remote.origin.fetch "+refs/heads/*:refs/remotes/origin/*"
+fi
+"#;
+
+/// Checks the base out on the run's branch.
+const CHECK_OUT: &str = r#"
+if [ -n "$BASE" ]; then
+    git update-ref "refs/heads/$BRANCH" "$BASE"
+    git reset -q --hard
+fi
+"#;
+
+/// Commits what there is, whatever state the agent left git in. Prints the commit, or nothing when there is none.
+const COMMIT: &str = r#"
+top="$(git rev-parse --show-toplevel 2>/dev/null || true)"
+if [ "$top" != "$PWD" ] || { [ -n "$BASE" ] && ! git rev-parse -q --verify HEAD >/dev/null; }; then
+    rm -rf .git
+    ( eval "$INIT" )
+    if [ -n "$BASE" ]; then
+        git update-ref "refs/heads/$BRANCH" "$BASE"
+        git reset -q --mixed
+    fi
+fi
+set -e
+rm -f .git/index.lock .git/HEAD.lock
+git add -A
+if git rev-parse -q --verify HEAD >/dev/null; then
+    git diff --cached --quiet HEAD || changed=1
+else
+    [ -z "$(git ls-files | head -c 1)" ] || changed=1
+fi
+if [ -n "$changed" ]; then
+    git -c core.hooksPath=/dev/null -c commit.gpgsign=false commit -q --no-verify --cleanup=verbatim -F - >&2
+fi
+git rev-parse -q --verify HEAD || true
+"#;
+
+const PATCH: &str = r#"
+git add -A && git diff --cached --binary --full-index "${BASE:-4b825dc642cb6eb9a060e54bf8d69288fbee4904}"
+"#;
+
+/// What to check out.
+#[derive(Debug, Clone)]
+pub struct Checkout {
+    /// The run's branch.
+    pub branch: String,
+    /// The commit to start from; none in an empty repository.
+    pub base: Option<String>,
+    /// The origin without credentials.
+    pub origin: String,
+    /// (commit, ref) pairs of the mirror.
+    pub refs: Vec<(String, String)>,
+}
+
+impl Checkout {
+    fn exec(&self, script: &str, stdin: Vec<u8>) -> Exec {
+        let pairs = [
+            ("BRANCH", self.branch.as_str()),
+            ("BASE", self.base.as_deref().unwrap_or_default()),
+            ("ORIGIN", &self.origin),
+            ("OBJECTS", MIRROR_OBJECTS),
+            ("NAME", AGENT_NAME),
+            ("EMAIL", AGENT_EMAIL),
+            ("INIT", INIT),
+        ];
+        let mut env: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        for who in ["AUTHOR", "COMMITTER"] {
+            env.insert(format!("GIT_{who}_NAME"), AGENT_NAME.to_owned());
+            env.insert(format!("GIT_{who}_EMAIL"), AGENT_EMAIL.to_owned());
+        }
+        env.insert("GIT_CONFIG_GLOBAL".to_owned(), "/dev/null".to_owned());
+        Exec {
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env,
+            cwd: Some(WORKSPACE.to_owned()),
+            stdin,
+            user: User::Agent,
+            timeout: Some(LONG),
+            output_cap: None,
+        }
+    }
+
+    /// The origin's refs as the sandbox has them: branches as remote branches.
+    fn packed_refs(&self) -> Vec<u8> {
+        let lines = self.refs.iter().map(|(commit, name)| match name.strip_prefix("refs/heads/") {
+            Some(branch) => format!("{commit} refs/remotes/origin/{branch}\n"),
+            None => format!("{commit} {name}\n"),
+        });
+        lines.collect::<String>().into_bytes()
+    }
+
+    /// Makes the checkout in an empty workspace.
+    ///
+    /// # Errors
+    /// When a command fails inside; the text has what it said.
+    pub async fn check_out(&self, sandbox: &dyn Sandbox) -> Result<()> {
+        let script = format!("{INIT}{CHECK_OUT}");
+        succeed(sandbox, self.exec(&script, self.packed_refs())).await.context("checking out the repository")?;
+        Ok(())
+    }
+
+    /// Commits everything in the workspace and gives the commit at its head; none in an empty repository without work.
+    ///
+    /// # Errors
+    /// When a command fails inside; the text has what it said.
+    pub async fn commit_all(&self, sandbox: &dyn Sandbox, message: &str) -> Result<Option<String>> {
+        let done = succeed(sandbox, self.exec(COMMIT, message.as_bytes().to_vec())).await.context("committing the work")?;
+        let commit = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+        if commit.is_empty() {
+            return Ok(None);
+        }
+        if !matches!(commit.len(), 40 | 64) || !commit.bytes().all(|b| b.is_ascii_hexdigit()) {
+            bail!("committing the work: the sandbox's git answers `{}`", commit.chars().take(80).collect::<String>());
+        }
+        Ok(Some(commit))
+    }
+
+    /// Starts packing what `commit` has beyond the base; reading to the end shows whether it is whole, for a pack ends with a checksum.
+    ///
+    /// # Errors
+    /// When the command cannot be started.
+    pub async fn pack(&self, sandbox: Arc<dyn Sandbox>, commit: &str) -> Result<impl AsyncRead + Send + use<>> {
+        let not = self.base.as_ref().map(|base| format!("^{base}\n")).unwrap_or_default();
+        let mut exec = self.exec("exec git pack-objects --revs --thin --stdout -q", format!("{commit}\n{not}").into_bytes());
+        exec.output_cap = Some(8 << 30);
+        let mut running = sandbox.start(exec).await.context("packing the run's commits")?;
+        let (mut writer, reader) = tokio::io::duplex(256 << 10);
+        tokio::spawn(async move {
+            while let Some(event) = running.events.recv().await {
+                match event {
+                    Event::Output { fd: 1, bytes } => {
+                        if writer.write_all(&bytes).await.is_err() {
+                            // The reader has given up.
+                            running.kill.send(()).await.ok();
+                            return;
+                        }
+                    }
+                    Event::Output { bytes, .. } => tracing::debug!(said = %String::from_utf8_lossy(&bytes), "packing the run's commits"),
+                    Event::Exited(_) => return,
+                }
+            }
+        });
+        Ok(reader)
+    }
+
+    /// The work as a patch made inside, for when its commits cannot leave otherwise.
+    ///
+    /// # Errors
+    /// When a command fails inside.
+    pub async fn patch(&self, sandbox: &dyn Sandbox) -> Result<Vec<u8>> {
+        Ok(succeed(sandbox, self.exec(PATCH, vec![])).await.context("making a patch of the work")?.stdout)
+    }
+}
+
+/// Runs a command and requires exit code 0.
+async fn succeed(sandbox: &dyn Sandbox, exec: Exec) -> Result<Completed> {
+    let done = sandbox.start(exec).await?.complete().await?;
+    if done.exit.code != 0 {
+        let said = String::from_utf8_lossy(&done.stderr);
+        bail!("exit code {}: {}", done.exit.code, said.trim().chars().take(1000).collect::<String>());
+    }
+    Ok(done)
+}
+
+/// `codegen/<run id>-<a few words of the prompt>`, a name that every git and forge takes.
+pub fn branch_name(run_id: i64, prompt: &str) -> String {
+    let mut slug = String::new();
+    for word in prompt.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()) {
+        if slug.len() + word.len() > 40 {
+            break;
+        }
+        if !slug.is_empty() {
+            slug.push('-');
+        }
+        slug.push_str(&word.to_ascii_lowercase());
+    }
+    format!("codegen/{run_id}-{}", if slug.is_empty() { "work" } else { &slug })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::branch_name;
+
+    #[test]
+    fn branches_are_named_after_the_prompt() {
+        assert_eq!(branch_name(7, "Fix the failing test!\nIt is in total.py"), "codegen/7-fix-the-failing-test-it-is-in-total-py");
+        assert_eq!(branch_name(7, "修复测试 --"), "codegen/7-work");
+        assert_eq!(branch_name(7, &"x".repeat(400)), "codegen/7-work");
+        assert_eq!(branch_name(7, "../.. @{-1} a.lock"), "codegen/7-1-a-lock");
+    }
+}

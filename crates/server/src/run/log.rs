@@ -1,0 +1,164 @@
+//! A run's memory over the store: entries durable under the claim, large outputs as blobs, counters and deltas on the way.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use codegen_agent::{Delta, Entry, Log, LogResult};
+use codegen_store::{Claim, LogRow, RunUpdate};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::App;
+
+/// Rows read at a time.
+const PAGE: i64 = 500;
+
+/// The log of one claimed run.
+pub struct RunLog {
+    app: Arc<App>,
+    claim: Claim,
+    org_id: i64,
+    /// Newest entry that the agent has seen.
+    seen_seq: i64,
+    spent: Spent,
+    let_go: CancellationToken,
+}
+
+/// What the run has used so far, over all attempts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    steps: i64,
+    tokens_in: i64,
+    tokens_out: i64,
+    cost: f64,
+}
+
+/// The worker is going down and the run goes on elsewhere; the entry before this was still written.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker is shutting down")]
+pub struct LetGo;
+
+impl Spent {
+    fn add(&mut self, entry: &Entry) {
+        if let Entry::Reply(reply) = entry {
+            let usage = reply.usage;
+            self.steps += 1;
+            self.tokens_in += (usage.input + usage.cache_read + usage.cache_write).cast_signed();
+            self.tokens_out += usage.output.cast_signed();
+            self.cost += reply.cost;
+        }
+    }
+}
+
+impl RunLog {
+    /// Reads what there is; the second part is the agent's history, the third whether the run had ended before.
+    ///
+    /// # Errors
+    /// The store's, or an entry that cannot be read.
+    pub async fn open(app: Arc<App>, claim: Claim, org_id: i64, let_go: CancellationToken) -> anyhow::Result<(Self, Vec<Entry>, bool)> {
+        let mut log = Self { app, claim, org_id, seen_seq: 0, spent: Spent::default(), let_go };
+        let (mut history, mut ended_before) = (Vec::new(), false);
+        for row in log.unseen().await? {
+            ended_before |= row.kind == "result";
+            if let Some(entry) = entry(&row)? {
+                log.spent.add(&entry);
+                history.push(entry);
+            }
+        }
+        Ok((log, history, ended_before))
+    }
+
+    /// The newest entry that the agent has seen.
+    pub fn seen_seq(&self) -> i64 {
+        self.seen_seq
+    }
+
+    /// Appends an entry that is not the agent's: a stage, a branch, a pull request, the result.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn note(&self, kind: &str, mut body: Value) -> Result<(), codegen_store::Error> {
+        body["kind"] = kind.into();
+        let contract = matches!(kind, "result" | "pull_request");
+        self.app.store.append_log(&self.claim, kind, &body.to_string(), contract, self.app.now()).await?;
+        Ok(())
+    }
+
+    /// Tells a reader of the trace something.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn notice(&self, text: impl Into<String>) -> Result<(), codegen_store::Error> {
+        self.note("notice", json!({ "text": text.into() })).await
+    }
+
+    async fn unseen(&mut self) -> Result<Vec<LogRow>, codegen_store::Error> {
+        let (mut all, mut seen) = (Vec::new(), self.seen_seq);
+        loop {
+            let rows = self.app.store.log(self.claim.run_id, seen, PAGE).await?;
+            let complete = i64::try_from(rows.len()).is_ok_and(|n| n < PAGE);
+            seen = rows.last().map_or(seen, |row| row.seq);
+            all.extend(rows);
+            if complete {
+                self.seen_seq = seen;
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// The agent's entry that a row holds; rows of the server's own kinds hold none.
+fn entry(row: &LogRow) -> Result<Option<Entry>, anyhow::Error> {
+    if !matches!(row.kind.as_str(), "user_message" | "reply" | "call_started" | "call_finished" | "notice") {
+        return Ok(None);
+    }
+    let entry = serde_json::from_str(&row.body).map_err(|e| anyhow::anyhow!("reading entry {} of run {}: {e}", row.seq, row.run_id))?;
+    Ok(Some(entry))
+}
+
+#[async_trait]
+impl Log for RunLog {
+    async fn append(&mut self, entry: &Entry) -> LogResult {
+        let mut body = serde_json::to_value(entry)?;
+        let contract = match entry {
+            Entry::Reply(reply) => !reply.text.trim().is_empty(),
+            Entry::CallFinished { .. } | Entry::UserMessage { .. } => true,
+            Entry::CallStarted { .. } | Entry::Notice { .. } => false,
+        };
+        if let Entry::CallFinished { call_id, full_output: Some(full), .. } = entry {
+            let name = format!("output/{call_id}");
+            self.app.store.put_blob(self.org_id, self.claim.run_id, &name, full.as_bytes()).await?;
+            body["full_output"] = Value::Null;
+            body["full_output_blob"] = name.into();
+        }
+        let kind = body["kind"].as_str().unwrap_or_default().to_owned();
+        let body = body.to_string();
+        let append = self.app.store.append_log(&self.claim, &kind, &body, contract, self.app.now());
+        if matches!(entry, Entry::Reply(_)) {
+            self.spent.add(entry);
+            let Spent { steps, tokens_in, tokens_out, cost } = self.spent;
+            let update = RunUpdate { steps: Some(steps), tokens_in: Some(tokens_in), tokens_out: Some(tokens_out), cost: Some(cost), ..RunUpdate::default() };
+            // Side by side, so that both share one commit.
+            tokio::try_join!(append, self.app.store.update_run(&self.claim, update))?;
+        } else {
+            append.await?;
+        }
+        if self.let_go.is_cancelled() { Err(Box::new(LetGo)) } else { Ok(()) }
+    }
+
+    fn delta(&mut self, delta: Delta) {
+        // An error means that nobody watches.
+        self.app.live.send((self.claim.run_id, delta)).ok();
+    }
+
+    async fn take_messages(&mut self) -> Vec<Entry> {
+        let rows = match self.unseen().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(run.id = self.claim.run_id, %error, "looking for follow-ups; they are looked for again at the next step");
+                return Vec::new();
+            }
+        };
+        rows.iter().filter(|row| row.kind == "user_message").filter_map(|row| entry(row).ok().flatten()).collect()
+    }
+}

@@ -1,0 +1,290 @@
+//! Before the agent begins: the base commit, a sandbox (found again or new), the checkout, setup commands, rules.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use codegen_agent::models::Model;
+use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
+use codegen_store::{Repo, Run, RunUpdate};
+use serde_json::json;
+
+use super::{
+    execute::{CannotBeDone, Story},
+    inside::{self, Checkout, MIRROR_OBJECTS},
+    log::RunLog,
+    rules, setup,
+};
+use crate::{
+    App,
+    forge::git::{self, Mirror},
+};
+
+/// The blob in which setup's environment waits for a later attempt.
+const SETUP_ENV: &str = "setup-env.json";
+
+/// Everything the agent needs, and what carries its work out.
+pub(super) struct Prepared {
+    pub sandbox: Arc<dyn Sandbox>,
+    pub gateway: Option<Gate>,
+    pub model: Arc<dyn Model>,
+    pub git: Option<Git>,
+    pub env: BTreeMap<String, String>,
+    /// Rules and context for the prompt.
+    pub rules: String,
+}
+
+/// The git side of a run with a repository.
+pub(super) struct Git {
+    pub mirror: Mirror,
+    pub checkout: Checkout,
+    /// What the whole change is compared with; none where the repository was empty.
+    pub base: Option<String>,
+    /// What a pull request goes into.
+    pub base_branch: Option<String>,
+    /// Sentences on what the checkout lacks.
+    pub lacking: Vec<String>,
+}
+
+/// A sandbox's way out, open as long as this lives.
+pub(super) struct Gate;
+
+impl Prepared {
+    /// Ends the sandbox and its way out.
+    pub async fn destroy(self, story: &Story) {
+        destroy(&story.app, self.sandbox.id()).await;
+        drop(self.gateway);
+    }
+}
+
+/// Ends a sandbox and its way out; what is left over is removed at the next start.
+pub(super) async fn destroy(app: &App, id: &str) {
+    if let Err(error) = app.engine.destroy(id).await {
+        tracing::warn!(sandbox.id = id, %error, "destroying the sandbox; it is tried again at the next start");
+    }
+    std::fs::remove_file(gateway_socket(&app.config.data_dir, id)).ok(); // It may not have had one.
+}
+
+/// The name of the sandbox that an attempt makes.
+pub(super) fn sandbox_id(run: &Run) -> String {
+    format!("run-{}-{}", run.id, run.attempt)
+}
+
+/// The run that a sandbox was made for.
+pub fn run_of_sandbox(id: &str) -> Option<i64> {
+    id.strip_prefix("run-")?.split('-').next()?.parse().ok()
+}
+
+/// Where a sandbox's gateway listens.
+pub fn gateway_socket(data_dir: &Path, sandbox_id: &str) -> PathBuf {
+    data_dir.join("gateways").join(format!("{sandbox_id}.sock"))
+}
+
+/// Prepares a run, from the start or from what an earlier attempt left.
+pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
+    let app = story.app.clone();
+    let claim = story.run.claim();
+    let (log, _, ended_before) = RunLog::open(app.clone(), claim, story.run.org_id, story.let_go.clone()).await?;
+    let model = app.model(story.run.model.as_deref()).map_err(|e| CannotBeDone(format!("{e:#}")))?;
+
+    let git = match story.repo.clone() {
+        Some(repo) => Some(staged(&log, "fetch", find_base(story, &repo)).await?),
+        None => None,
+    };
+
+    let earlier = story.run.sandbox_id.clone().filter(|_| !ended_before);
+    let (sandbox, gateway, is_new) = staged(&log, "sandbox", open_sandbox(story, git.as_ref(), earlier.as_deref())).await?;
+    let mut setup_env = BTreeMap::new();
+    let mut setup_failed = None;
+    if is_new {
+        if let Some(git) = &git {
+            staged(&log, "checkout", git.checkout.check_out(&*sandbox)).await?;
+            if git.checkout.base != git.base {
+                let text = if ended_before { "The work goes on from this run's last commit." } else { "The sandbox was lost; the work goes on from this run's last commit." };
+                log.notice(text).await?;
+            } else if earlier.is_some() {
+                log.notice("The sandbox was lost before its work was committed; the work begins again from the base, with the memory of what was done.").await?;
+            }
+            for sentence in &git.lacking {
+                log.notice(sentence.as_str()).await?;
+            }
+        }
+        if let Some(repo) = story.repo.as_ref().filter(|r| !r.setup_commands.trim().is_empty()) {
+            let done = staged(&log, "setup", setup::run(&*sandbox, &repo.setup_commands)).await?;
+            if let Some(failed) = &done.failed {
+                log.notice(failed.as_str()).await?;
+            }
+            (setup_env, setup_failed) = (done.env, done.failed);
+            app.store.put_blob(story.run.org_id, story.run.id, SETUP_ENV, &serde_json::to_vec(&setup_env)?).await?;
+        }
+        // Only now: a sandbox that is half prepared is not found again.
+        app.store.update_run(&claim, RunUpdate { sandbox_id: Some(sandbox.id().to_owned()), ..RunUpdate::default() }).await?;
+    } else if let Some(saved) = app.store.blob(story.run.org_id, story.run.id, SETUP_ENV).await? {
+        setup_env = serde_json::from_slice(&saved).context("reading the environment that setup left")?;
+    }
+
+    let mut rules = context(story, git.as_ref(), setup_failed.as_deref());
+    if story.org.enable_rules_detection
+        && let Some(git) = &git
+        && let Some(base) = &git.base
+    {
+        let found = rules::collect(&git.mirror, base).await?;
+        write!(rules, "\n{}", found.text)?;
+        if let Some(notice) = found.notice.filter(|_| is_new) {
+            log.notice(notice).await?;
+        }
+    }
+    Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules })
+}
+
+/// Brings the mirror up to date and finds the commit to start from, once: later attempts keep the first one's base.
+async fn find_base(story: &mut Story, repo: &Repo) -> Result<Git> {
+    let app = story.app.clone();
+    let mirror = Mirror::of(&app.config.data_dir, repo.id);
+    let run = &mut story.run;
+    if let Err(error) = mirror.fetch(&repo.origin, run.base_commit.as_deref()).await {
+        // A run that goes on does not need its origin for that.
+        let known = match &run.base_commit {
+            Some(base) => mirror.has(base).await?,
+            None => false,
+        };
+        if !known {
+            return Err(error.into());
+        }
+        tracing::warn!(run.id, %error, "fetching the origin; going on with what is here");
+    }
+    if run.base_commit.is_none() && mirror.run_commit(run.id).await?.is_none() {
+        let base = choose_base(&mirror, repo, run.base_branch.as_deref()).await?;
+        (run.base_commit, run.base_branch) = (base.commit, base.branch);
+        let update = RunUpdate { base_commit: run.base_commit.clone(), base_branch: run.base_branch.clone(), ..RunUpdate::default() };
+        app.store.update_run(&run.claim(), update).await?;
+    }
+    let start = mirror.run_commit(run.id).await?.or_else(|| run.base_commit.clone());
+    let lacking = match &start {
+        Some(start) => mirror.lacking(start).await?,
+        None => Vec::new(),
+    };
+    Ok(Git {
+        checkout: Checkout {
+            branch: run.branch.clone().unwrap_or_else(|| inside::branch_name(run.id, &run.prompt)),
+            base: start,
+            origin: git::without_credentials(&repo.origin),
+            refs: mirror.refs().await?,
+        },
+        base: run.base_commit.clone(),
+        base_branch: run.base_branch.clone().or_else(|| repo.default_branch.clone()),
+        mirror,
+        lacking,
+    })
+}
+
+/// A commit to start from, and the branch it was found on. Neither in an empty repository.
+struct Base {
+    commit: Option<String>,
+    branch: Option<String>,
+}
+
+async fn choose_base(mirror: &Mirror, repo: &Repo, asked: Option<&str>) -> Result<Base> {
+    let head_of = |branch: &str| format!("refs/heads/{branch}");
+    if let Some(branch) = asked {
+        let commit = mirror.resolve(&head_of(branch)).await?;
+        let missing = || CannotBeDone(format!("the repository has no branch {branch}; name one that is there"));
+        return Ok(Base { commit: Some(commit.ok_or_else(missing)?), branch: Some(branch.to_owned()) });
+    }
+    if let Some(branch) = &repo.default_branch
+        && let Some(commit) = mirror.resolve(&head_of(branch)).await?
+    {
+        return Ok(Base { commit: Some(commit), branch: Some(branch.clone()) });
+    }
+    let probe = git::probe(&repo.origin).await?;
+    if probe.empty {
+        return Ok(Base { commit: None, branch: None });
+    }
+    let usual = ["main", "master"].map(str::to_owned);
+    let likely = probe.default_branch.into_iter().chain(usual.into_iter().filter(|_| probe.head.is_none()));
+    let only = probe.branches.first().filter(|_| probe.branches.len() == 1 && probe.head.is_none()).cloned();
+    for branch in likely.chain(only) {
+        if let Some(commit) = mirror.resolve(&head_of(&branch)).await? {
+            return Ok(Base { commit: Some(commit), branch: Some(branch) });
+        }
+    }
+    if let Some(head) = probe.head {
+        mirror.fetch(&repo.origin, Some(&head)).await?;
+        return Ok(Base { commit: Some(head), branch: None });
+    }
+    let branches = probe.branches.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+    Err(CannotBeDone(format!("the repository's default branch is missing; name the branch to start from ({branches})")).into())
+}
+
+/// The sandbox of an earlier attempt where it still lives, else a new one; the flag says which.
+async fn open_sandbox(story: &Story, git: Option<&Git>, earlier: Option<&str>) -> Result<(Arc<dyn Sandbox>, Option<Gate>, bool)> {
+    let app = &story.app;
+    let fence = Fence { incarnation: 0, attempt: story.run.attempt };
+    if let Some(id) = earlier {
+        let gate = open_gate(story, id).await?;
+        match app.engine.attach(id, fence).await {
+            Ok(sandbox) => return Ok((sandbox, gate, false)),
+            Err(SandboxError::Gone(_)) => destroy(app, id).await,
+            Err(error) => return Err(error).context("finding the run's sandbox again"),
+        }
+    }
+    let id = sandbox_id(&story.run);
+    let gate = open_gate(story, &id).await?;
+    let mounts = git.map(|g| Mount { source: g.mirror.objects(), target: MIRROR_OBJECTS.into(), read_only: true });
+    let spec = Spec {
+        id: id.clone(),
+        fence,
+        mounts: mounts.into_iter().collect(),
+        limits: app.config.limits(),
+        env: BTreeMap::new(),
+        gateway: gate.is_some().then(|| gateway_socket(&app.config.data_dir, &id)),
+    };
+    let sandbox = app.engine.create(&spec).await.context("creating the sandbox")?;
+    Ok((sandbox, gate, true))
+}
+
+async fn open_gate(_story: &Story, _sandbox_id: &str) -> Result<Option<Gate>> {
+    Ok(None)
+}
+
+/// What the agent should know about where it is.
+fn context(story: &Story, git: Option<&Git>, setup_failed: Option<&str>) -> String {
+    let mut text = String::new();
+    match (git, &story.repo) {
+        (Some(git), Some(repo)) => {
+            text.push_str(&format!("The workspace is a git checkout of {} on the branch {}", repo.full_name, git.checkout.branch));
+            match (&git.base, &git.base_branch) {
+                (None, _) => text.push_str("; the repository is empty so far."),
+                (Some(_), Some(branch)) => text.push_str(&format!(", made from {branch}.")),
+                (Some(_), None) => text.push('.'),
+            }
+            text.push_str(" Everything in it is committed and carried out for you when you finish: do not push, and commit only where several commits are wanted.\n");
+            for sentence in &git.lacking {
+                text.push_str(&format!("{sentence}\n"));
+            }
+        }
+        _ => text.push_str("The workspace is an empty folder without a repository.\n"),
+    }
+    if let Some(failed) = setup_failed {
+        text.push_str(&format!("The repository's setup commands did not all succeed. {failed}\n"));
+    }
+    text
+}
+
+/// Does a step and notes in the trace how long it took and whether it worked.
+async fn staged<T>(log: &RunLog, name: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+    let began = Instant::now();
+    let done = step.await;
+    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (state, detail) = match &done {
+        Ok(_) => ("done", None),
+        Err(error) => ("failed", Some(error.to_string())),
+    };
+    log.note("stage", json!({ "name": name, "state": state, "ms": ms, "detail": detail })).await?;
+    done
+}

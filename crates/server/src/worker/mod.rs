@@ -1,0 +1,169 @@
+//! Claims queued runs and works on them until told to stop; then lets them go, so that the next start continues them.
+
+mod reap;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use codegen_store::{Error as StoreError, Phase, Reason, Run};
+use rand::Rng;
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    task::JoinSet,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    App,
+    run::{Ended, Signals, execute},
+};
+
+/// The store's wake-up can be missed; this cannot.
+const POLL: Duration = Duration::from_secs(1);
+/// Time for runs to be let go when the worker goes down.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Works until the app's shutdown token is cancelled, then drains.
+///
+/// # Errors
+/// When the store cannot be asked.
+pub async fn run(app: Arc<App>) -> Result<()> {
+    let worker_id = worker_id();
+    reap::reap(&app, &worker_id).await?;
+    let let_go = app.shutdown.child_token();
+    let mut changes = app.store.subscribe();
+    let mut tasks: JoinSet<()> = JoinSet::new();
+    let slots = app.config.max_concurrent_runs().max(1);
+    while !app.shutdown.is_cancelled() {
+        while tasks.try_join_next().is_some() {}
+        while tasks.len() < slots {
+            match app.store.claim_run(&worker_id, app.now()).await {
+                Ok(Some(run)) => {
+                    info!(run.id, org.id = run.org_id, attempt = run.attempt, "run {} claimed", run.id);
+                    let (app, let_go) = (app.clone(), let_go.clone());
+                    tasks.spawn(async move {
+                        if let Err(error) = work_on(app, run, let_go).await {
+                            error!(error = format!("{error:#}"), "a run could not be recorded");
+                        }
+                    });
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    error!(%error, "claiming a run");
+                    break;
+                }
+            }
+        }
+        tokio::select! {
+            () = app.shutdown.cancelled() => {}
+            () = woken(&mut changes) => {}
+            Some(_) = tasks.join_next() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        // Dropping a run at any point is what a crash does too; the next start goes on from its log.
+        warn!("{} runs did not let go in {DRAIN:?} and are dropped", tasks.len());
+        tasks.shutdown().await;
+    }
+    Ok(())
+}
+
+/// Works on one queued run to its end: what `codegen run` is made of. Runs that an earlier process left are ended.
+///
+/// # Errors
+/// When the run cannot be claimed or recorded.
+pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
+    let worker_id = worker_id();
+    reap::reap(&app, &worker_id).await?;
+    let run = app.store.claim_run_by_id(run_id, &worker_id, app.now()).await?;
+    let run = run.with_context(|| format!("run {run_id} is not queued"))?;
+    while let Some(left) = app.store.claim_run(&worker_id, app.now()).await? {
+        let text = "The process that worked on this run was ended before the run was.";
+        app.store.finish_run(&left.claim(), Reason::Cancelled, text, None, app.now()).await?;
+    }
+    let let_go = app.shutdown.child_token();
+    work_on(app, run, let_go).await
+}
+
+/// One claimed run in a task of its own, so that a panic ends the run and nothing else.
+async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::CancellationToken) -> Result<()> {
+    let (claim, run_id) = (run.claim(), run.id);
+    let signals = Signals { let_go, ..Signals::default() };
+    let watch = watch_for_stop(app.clone(), run_id, signals.stop.clone());
+    // A JoinSet aborts its task when it is dropped; a bare handle would let it go on.
+    let mut task = JoinSet::new();
+    task.spawn(execute(app.clone(), run, signals));
+    let ended = tokio::select! {
+        ended = task.join_next() => ended,
+        () = watch => task.join_next().await,
+    };
+    let (text, cause) = match ended {
+        Some(Ok(Ok(Ended::Done))) | None => return Ok(()),
+        Some(Ok(Ok(Ended::LetGo))) => {
+            app.store.release_run(&claim).await.context("giving the run back")?;
+            info!(run.id = run_id, "run {run_id} let go");
+            return Ok(());
+        }
+        Some(Ok(Err(error))) if is_fenced(&error) => {
+            warn!(run.id = run_id, "run {run_id} was taken over");
+            return Ok(());
+        }
+        Some(Ok(Err(error))) => ("codegen itself failed on this run; its log has the cause.", format!("{error:#}")),
+        Some(Err(error)) => ("codegen itself failed on this run; its log has the cause.", error.to_string()),
+    };
+    error!(run.id = run_id, cause, "run {run_id} failed");
+    match app.store.finish_run(&claim, Reason::Failed, text, Some(&cause), app.now()).await {
+        Ok(()) | Err(StoreError::Fenced) => Ok(()),
+        Err(error) => Err(error).context("recording that a run failed"),
+    }
+}
+
+fn is_fenced(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| {
+        matches!(e.downcast_ref(), Some(StoreError::Fenced)) || matches!(e.downcast_ref(), Some(codegen_sandbox::Error::Fenced(_)))
+    })
+}
+
+/// Returns once someone has asked the run to stop, or it is done.
+async fn watch_for_stop(app: Arc<App>, run_id: i64, stop: tokio_util::sync::CancellationToken) {
+    let mut changes = app.store.subscribe();
+    loop {
+        match app.store.run_by_id(run_id).await {
+            Ok(run) if run.stop_requested || run.phase == Phase::Done => {
+                if run.stop_requested {
+                    stop.cancel();
+                }
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => warn!(run.id = run_id, %error, "looking whether the run shall stop"),
+        }
+        loop {
+            match changes.recv().await {
+                Ok(change) if change.run_id == run_id && change.kind == codegen_store::ChangeKind::RunChanged => break,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+/// Returns when a run was queued, or may have been.
+async fn woken(changes: &mut Receiver<codegen_store::Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(change) if change.kind == codegen_store::ChangeKind::RunQueued => return,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
+/// Unique among all workers that ever were.
+fn worker_id() -> String {
+    format!("worker-{:016x}", rand::rng().random::<u64>())
+}
