@@ -9,6 +9,9 @@ use crate::{Entry, Outcome, Reply, ToolCall, tools::finish};
 /// What models are told of a call that has no result.
 const NO_RESULT: &str = "(no result was recorded)";
 
+/// What models are told after an answer that ended at their limit.
+const GO_ON: &str = "Your answer was cut off at its longest. Go on from there, in smaller steps.";
+
 /// One turn of the conversation.
 #[derive(Debug)]
 pub(crate) enum Turn<'a> {
@@ -37,7 +40,11 @@ pub(crate) fn turns(history: &[Entry]) -> Vec<Turn<'_>> {
         rest = after;
         match entry {
             Entry::UserMessage { text, images } => turns.push(Turn::User { text, images }),
-            Entry::Reply(reply) if reply.text.trim().is_empty() && reply.calls.is_empty() => {}
+            Entry::Reply(reply) if reply.text.trim().is_empty() && reply.calls.is_empty() => {
+                if reply.cut_off {
+                    turns.push(Turn::User { text: GO_ON, images: &[] });
+                }
+            }
             Entry::Reply(reply) => {
                 turns.push(Turn::Assistant(reply));
                 let step = rest.iter().take_while(|e| !matches!(e, Entry::Reply(_)));
@@ -46,6 +53,9 @@ pub(crate) fn turns(history: &[Entry]) -> Vec<Turn<'_>> {
                     if let Entry::CallFinished { call_id, output, is_error, .. } = entry {
                         outputs.insert(call_id, (output, *is_error));
                     }
+                }
+                if is_cut_off(reply) {
+                    turns.push(Turn::User { text: GO_ON, images: &[] });
                 }
                 if !reply.calls.is_empty() {
                     turns.push(Turn::Results(
@@ -64,6 +74,11 @@ pub(crate) fn turns(history: &[Entry]) -> Vec<Turn<'_>> {
         }
     }
     turns
+}
+
+/// Whether the model would have said more, and no result of a call makes it go on.
+fn is_cut_off(reply: &Reply) -> bool {
+    reply.cut_off && reply.calls.is_empty()
 }
 
 /// The last reply and what came after it.
@@ -104,7 +119,7 @@ pub(crate) fn open_calls(history: &[Entry]) -> Vec<OpenCall> {
 /// The agent's own end, when all calls have results and no message came after its last reply.
 pub(crate) fn ended(history: &[Entry]) -> Option<Outcome> {
     let (reply, after) = last_step(history)?;
-    if after.iter().any(|e| matches!(e, Entry::UserMessage { .. })) {
+    if is_cut_off(reply) || after.iter().any(|e| matches!(e, Entry::UserMessage { .. })) {
         return None;
     }
     if reply.calls.is_empty() {

@@ -67,6 +67,9 @@ pub struct Reply {
     /// Provider's own blocks that must be sent back as they came (thinking with signature, ...), if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opaque: Option<Value>,
+    /// It ended at the longest answer the model gives, not because the model was done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
 }
 
 /// A tool call as the model wrote it.

@@ -84,7 +84,8 @@ impl Anthropic {
             }
             _ => {}
         }
-        let mut reply = Reply { usage: answer.usage, cost: self.price.cost(answer.usage), ..Reply::default() };
+        let cut_off = answer.stop_reason.as_deref() == Some("max_tokens");
+        let mut reply = Reply { cut_off, usage: answer.usage, cost: self.price.cost(answer.usage), ..Reply::default() };
         let mut thought = false;
         let mut content = Vec::new();
         for Block { mut value, text } in answer.blocks {
@@ -108,9 +109,6 @@ impl Anthropic {
         }
         if thought {
             reply.opaque = Some(json!({ OPAQUE: content }));
-        }
-        if answer.stop_reason.as_deref() == Some("max_tokens") && reply.calls.is_empty() {
-            reply.text.push_str("\n[cut off at the longest answer this model gives]");
         }
         Ok(reply)
     }

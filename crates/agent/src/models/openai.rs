@@ -77,10 +77,8 @@ impl OpenAi {
             return Err(self.provider.broke_off());
         }
         let cost = answer.cost.unwrap_or_else(|| self.price.cost(answer.usage));
-        let mut reply = Reply { text: answer.text, usage: answer.usage, cost, ..Reply::default() };
-        if finish == Some("length") && answer.calls.is_empty() {
-            reply.text.push_str("\n[cut off at the longest answer this model gives]");
-        }
+        let cut_off = finish == Some("length");
+        let mut reply = Reply { cut_off, text: answer.text, usage: answer.usage, cost, ..Reply::default() };
         let extra: Vec<Value> = answer.calls.iter().map(|call| call.extra.clone()).collect();
         if extra.iter().any(|extra| !extra.is_null()) {
             reply.opaque = Some(json!({ OPAQUE: extra }));

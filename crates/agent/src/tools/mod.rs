@@ -132,10 +132,11 @@ pub(crate) fn all() -> Vec<Box<dyn Tool>> {
 /// A tool's arguments from what the model wrote.
 fn arguments<T: DeserializeOwned>(input: &Value) -> Result<T, ToolError> {
     if let Value::String(raw) = input {
-        let why =
-            serde_json::from_str::<Value>(raw).err().map_or_else(|| "not an object".to_owned(), |e| e.to_string());
+        let error = serde_json::from_str::<Value>(raw).err();
+        let hint = if error.as_ref().is_some_and(serde_json::Error::is_eof) { " with less at once" } else { "" };
+        let why = error.map_or_else(|| "not an object".to_owned(), |e| e.to_string());
         return Err(ToolError::ForModel(format!(
-            "the arguments are not valid JSON ({why}); nothing was done, call again"
+            "the arguments are not valid JSON ({why}); nothing was done, call again{hint}"
         )));
     }
     T::deserialize(input).map_err(|why| {

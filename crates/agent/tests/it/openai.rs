@@ -90,6 +90,19 @@ async fn requests_carry_history_images_and_the_key() {
 }
 
 #[tokio::test]
+async fn an_answer_at_the_limit_is_marked_and_the_model_told_to_go_on() {
+    let text =
+        stream(&[delta(json!({"content": "half"})), json!({"choices": [{"delta": {}, "finish_reason": "length"}]})]);
+    let server = Server::start(vec![cut(&text), cut(&text)]).await;
+    let model = connect(&server, "gpt-5");
+    let reply = ask(&*model, &[message("Go.")]).await.0.unwrap();
+    assert!(reply.cut_off);
+    ask(&*model, &[message("Go."), Entry::Reply(reply)]).await.0.unwrap();
+    let told = server.asked.lock().unwrap()[1].1["messages"][3].to_string();
+    assert!(told.contains("cut off") && told.contains("user"), "{told}");
+}
+
+#[tokio::test]
 async fn gemini_gets_its_thought_signatures_back_and_may_repeat_an_index() {
     let whole = |id: &str, extra: Value| {
         delta(

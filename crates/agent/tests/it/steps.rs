@@ -1,6 +1,6 @@
 //! What the loop does with replies.
 
-use codegen_agent::{Delta, Entry, Outcome, Usage};
+use codegen_agent::{Delta, Entry, Outcome, Reply, Usage};
 use serde_json::{Value, json};
 
 use crate::fake::{ClosureModel, HostSandbox, MemoryLog, calls, message, run, says, script};
@@ -85,6 +85,14 @@ async fn follow_ups_are_taken_at_the_next_step_boundary_and_keep_a_run_from_endi
     });
     let mut log = MemoryLog { arriving: [(2, message("Also the docs."))].into(), ..MemoryLog::default() };
     assert_eq!(run(model, sandbox, &mut log).await.unwrap(), Outcome::Finished("docs done".to_owned()));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_cut_off_is_not_the_final_one() {
+    let model =
+        ClosureModel::answering(|asked, _| Ok(Reply { cut_off: asked == 0, ..says(["half an", "end"][asked]) }));
+    let mut log = MemoryLog::default();
+    assert_eq!(run(model, HostSandbox::new(), &mut log).await.unwrap(), Outcome::Finished("end".to_owned()));
 }
 
 #[tokio::test]
