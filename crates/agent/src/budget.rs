@@ -9,18 +9,18 @@ use crate::{Budget, Entry, Limit, Outcome, Reply};
 
 /// Steps, tokens and money used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Spent {
+pub(crate) struct Spent {
     /// Model answers.
-    pub steps: u64,
+    pub(crate) steps: u64,
     /// Tokens read and written, cached ones too.
-    pub tokens: u64,
+    pub(crate) tokens: u64,
     /// US dollars.
-    pub cost: f64,
+    pub(crate) cost: f64,
 }
 
 impl Spent {
     /// Counts a history.
-    pub fn of(history: &[Entry]) -> Self {
+    pub(crate) fn of(history: &[Entry]) -> Self {
         let mut spent = Self::default();
         for entry in history {
             if let Entry::Reply(reply) = entry {
@@ -31,14 +31,14 @@ impl Spent {
     }
 
     /// Counts one answer more.
-    pub fn add(&mut self, reply: &Reply) {
+    pub(crate) fn add(&mut self, reply: &Reply) {
         self.steps += 1;
         self.tokens = self.tokens.saturating_add(reply.usage.total());
         self.cost += reply.cost;
     }
 
     /// The limit that forbids another answer, if one does.
-    pub fn over(&self, budget: &Budget) -> Option<Limit> {
+    pub(crate) fn over(&self, budget: &Budget) -> Option<Limit> {
         if self.steps >= budget.max_steps {
             Some(Limit::Steps)
         } else if self.tokens >= budget.max_tokens {

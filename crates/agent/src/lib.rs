@@ -221,7 +221,7 @@ pub enum Error {
     Sandbox(#[from] codegen_sandbox::Error),
 }
 
-pub mod budget;
+mod budget;
 mod history;
 pub mod models;
 pub mod native;

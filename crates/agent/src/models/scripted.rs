@@ -47,7 +47,8 @@ impl Scripted {
         let text = std::fs::read_to_string(path)
             .map_err(|why| format!("the script {} cannot be read: {why}", path.display()))?;
         let script = if path.extension().is_some_and(|ext| ext == "toml") {
-            toml::from_str(&text).map_err(|why| why.to_string())
+            // Without the line that the error quotes: a file that is no script may hold anything.
+            toml::from_str(&text).map_err(|why| why.message().to_owned())
         } else {
             serde_json::from_str(&text).map_err(|why| why.to_string())
         };
