@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use codegen_agent::{
-    Entry, Reply, ToolCall, Usage,
+    Entry, Outcome, Reply, ToolCall, Usage,
     models::{self, Keys, Model, ModelError},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    fake::message,
+    fake::{HostSandbox, MemoryLog, message, run},
     serve::{Answer, Server, ask, ask_stalling, cut, whole},
 };
 
@@ -171,4 +171,25 @@ async fn a_server_that_is_not_there_is_tried_again() {
     let model = models::connect("claude-sonnet-4-5", &keys).unwrap();
     let error = ask(&*model, &[message("Go.")]).await.0.unwrap_err();
     assert!(matches!(&error, ModelError::Retry { message, .. } if message.contains("cannot be reached")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_run_comes_through_a_busy_server_and_ends_by_finish() {
+    let finish = stream(&[
+        json!({"type": "message_start", "message": {"usage": {"input_tokens": 1, "output_tokens": 1}}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": "f", "name": "finish", "input": {}}}),
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": "{\"summary\": \"done\", \"success\": true}"}}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 2}}),
+        json!({"type": "message_stop"}),
+    ]);
+    let server = Server::start(vec![whole(429, "retry-after: 0\r\n", "{}"), cut(&answer()), cut(&finish)]).await;
+    let mut log = MemoryLog::default();
+    let outcome = run(connect(&server), HostSandbox::new(), &mut log).await.unwrap();
+    assert_eq!(outcome, Outcome::Finished("done".to_owned()));
+    assert!(log.notices()[0].contains("429"), "{:?}", log.notices());
+    let (_, body) = &server.asked.lock().unwrap()[2];
+    let told = body["messages"][2]["content"].to_string();
+    assert!(told.contains("not valid JSON"), "the model hears of its malformed call: {told}");
+    assert!(body["system"][0]["text"].as_str().unwrap().contains("data"), "the system prompt tells data from orders");
+    assert_eq!(body["tools"].as_array().unwrap().len(), 7);
 }
