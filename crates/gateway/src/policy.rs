@@ -104,7 +104,7 @@ impl Rules {
         let name = host.to_string();
         if matches!(self.mode, CompiledMode::Closed) {
             return Err(format!(
-                "{name}:{port} was refused: this sandbox has no network; the setting `gateway.mode` opens it."
+                "{name}:{port} was refused: this sandbox has no network; the setting `egress` opens it."
             ));
         }
         if self.exceptions.iter().any(|o| o.port == port && o.host == name) {
@@ -122,12 +122,12 @@ impl Rules {
         };
         if !named {
             return Err(format!(
-                "{name}:{port} was refused: the host is not on the allow-list; the setting `gateway.allow` can name it."
+                "{name}:{port} was refused: the host is not on the allow-list; the setting `egress_allow` can name it."
             ));
         }
         if !matches!(port, 80 | 443) {
             return Err(format!(
-                "{name}:{port} was refused: only ports 80 and 443 are open; the setting `gateway.allow` can name `{name}:{port}`."
+                "{name}:{port} was refused: only ports 80 and 443 are open; the setting `egress_allow` can name `{name}:{port}`."
             ));
         }
         Ok(Reach::Public)

@@ -224,8 +224,8 @@ impl Proxy {
         if checked.is_empty() {
             let reason = match reach {
                 Reach::Public => format!(
-                    "{host}:{port} was refused: it is at a private or special address; the setting \
-                     `gateway.allow_private` can name `{host}:{port}`."
+                    "{host}:{port} was refused: it is at a private or special address, where only a registry that this \
+                     host's own package clients are set up with may be."
                 ),
                 Reach::Private => format!(
                     "{host}:{port} was refused: it is at a metadata or multicast address, and no setting allows that."

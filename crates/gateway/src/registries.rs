@@ -76,7 +76,7 @@ impl HostSettings<'_> {
     fn urls(&self) -> Vec<Url> {
         let pip = self.pip();
         let mut texts: Vec<String> = pip.index.into_iter().chain(pip.extra).collect();
-        texts.extend(self.npm().into_iter().map(|(_, url)| url));
+        texts.extend(self.npm().into_values());
         texts.extend(self.go_proxies());
         texts.extend(self.cargo().values().flat_map(|source| source.values().cloned()));
         texts.extend(
