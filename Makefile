@@ -1,11 +1,14 @@
 # What a person types. Each target installs what it needs; the second time is quick.
-.PHONY: help demo test lint fmt release bench
+.PHONY: help install-deps demo test lint deny fmt release bench
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 JOBS := $(shell nproc)
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install-deps: ## Install what building, testing and the demo need
+	@scripts/bootstrap
 
 demo: ## Watch an agent mend a failing test in an isolated sandbox
 	@scripts/bootstrap
@@ -14,11 +17,15 @@ demo: ## Watch an agent mend a failing test in an isolated sandbox
 test: ## Run every check and every test
 	@scripts/bootstrap
 	@$(MAKE) --no-print-directory lint
-	cargo test --workspace --jobs $(JOBS)
+	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --build-jobs $(JOBS); \
+	else set -x; cargo test --workspace --jobs $(JOBS); fi
 
 lint: ## Formatting and lints, warnings denied
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --jobs $(JOBS) -- -D warnings
+	@scripts/lint $(JOBS)
+
+deny: ## Bans, licenses and sources of the dependencies, where cargo-deny is there
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
+	else echo "cargo-deny is not installed (cargo install cargo-deny), so the dependencies were not checked."; fi
 
 fmt: ## Format the code
 	cargo fmt --all
