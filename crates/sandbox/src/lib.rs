@@ -1,6 +1,10 @@
 //! Isolated places in which an agent's commands run: the [`Engine`] and [`Sandbox`] traits, their words, and file helpers over exec.
 //! Knows nothing of orgs, runs, SQL or the HTTP API.
 
+pub mod files;
+pub mod local;
+mod tool;
+
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

@@ -1,0 +1,206 @@
+//! A sandbox seen from the server: requests to its supervisor.
+
+use std::{
+    io::{self, IoSliceMut},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
+    path::PathBuf,
+};
+
+use async_trait::async_trait;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    sync::mpsc,
+};
+
+use super::wire::{Answer, Ask, EXIT_FRAME, KILL, MAX_FRAME, Request};
+use crate::{Error, Event, Exec, Fence, Isolation, Running, Sandbox, Stream};
+
+/// A live sandbox of the local engine.
+#[derive(Debug)]
+pub struct LocalSandbox {
+    id: String,
+    isolation: Isolation,
+    folder: OwnedFd,
+    fence: Fence,
+    /// Tells the supervisor that it has an owner.
+    _hold: UnixStream,
+}
+
+/// Longest frame of a spool a client accepts.
+const MAX_OUTPUT: usize = 1 << 20;
+
+fn io_error(what: &str) -> impl FnOnce(io::Error) -> Error {
+    let what = what.to_owned();
+    move |error| Error::Io(what, error)
+}
+
+fn socket_path(folder: &OwnedFd) -> PathBuf {
+    // Through the descriptor, because the path of a socket may have no more than 107 bytes.
+    format!("/proc/self/fd/{}/sock", folder.as_raw_fd()).into()
+}
+
+fn encode(fence: Fence, ask: Ask, stdin: &[u8]) -> Result<Vec<u8>, Error> {
+    let json = serde_json::to_vec(&Request { fence, ask }).map_err(|error| Error::Io("encoding a request".into(), error.into()))?;
+    if json.len() > MAX_FRAME || stdin.len() > MAX_FRAME {
+        return Err(Error::Start("its arguments or its input are longer than a gigabyte".into()));
+    }
+    let mut bytes = Vec::with_capacity(json.len() + stdin.len() + 8);
+    bytes.extend((json.len() as u32).to_le_bytes());
+    bytes.extend(json);
+    bytes.extend((stdin.len() as u32).to_le_bytes());
+    bytes.extend(stdin);
+    Ok(bytes)
+}
+
+async fn read_frame(stream: &mut UnixStream, most: usize) -> io::Result<Vec<u8>> {
+    let length = stream.read_u32_le().await? as usize;
+    if length > most {
+        return Err(io::Error::other("a frame is too long"));
+    }
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
+}
+
+impl LocalSandbox {
+    /// Connects as the owner with `fence`.
+    pub async fn open(id: &str, isolation: Isolation, folder: OwnedFd, fence: Fence) -> Result<Self, Error> {
+        let (hold, _) = ask(id, &folder, fence, Ask::Hold, &[]).await?;
+        Ok(Self { id: id.to_owned(), isolation, folder, fence, _hold: hold })
+    }
+}
+
+async fn ask(id: &str, folder: &OwnedFd, fence: Fence, ask: Ask, stdin: &[u8]) -> Result<(UnixStream, u64), Error> {
+    let gone = |_: io::Error| Error::Gone(id.to_owned());
+    let mut stream = UnixStream::connect(socket_path(folder)).await.map_err(gone)?;
+    stream.write_all(&encode(fence, ask, stdin)?).await.map_err(gone)?;
+    let answer = read_frame(&mut stream, MAX_OUTPUT).await.map_err(gone)?;
+    match decode(id, &answer)? {
+        Answer::Ok(number) => Ok((stream, number)),
+        Answer::Fenced => Err(Error::Fenced(id.to_owned())),
+        Answer::Unknown => Err(Error::Gone(id.to_owned())),
+        Answer::Refused(sentence) => Err(Error::Start(sentence)),
+    }
+}
+
+fn decode(id: &str, bytes: &[u8]) -> Result<Answer, Error> {
+    serde_json::from_slice(bytes).map_err(|error| Error::Io(format!("reading the answer of sandbox {id}"), error.into()))
+}
+
+/// Passes a followed command's frames on.
+fn follow(stream: UnixStream, exec_id: u64) -> Running {
+    let (events, receiver) = mpsc::channel(64);
+    let (kill, mut kills) = mpsc::channel::<()>(1);
+    let (mut read, mut write) = stream.into_split();
+    let reading = async move {
+        loop {
+            let Ok(tag) = read.read_u8().await else { return };
+            let Ok(length) = read.read_u32_le().await else { return };
+            if length as usize > MAX_OUTPUT {
+                return;
+            }
+            let mut bytes = vec![0; length as usize];
+            if read.read_exact(&mut bytes).await.is_err() {
+                return;
+            }
+            let event = if tag == EXIT_FRAME {
+                let Ok(exit) = serde_json::from_slice(&bytes) else { return };
+                Event::Exited(exit)
+            } else {
+                Event::Output { fd: tag, bytes }
+            };
+            if events.send(event).await.is_err() || tag == EXIT_FRAME {
+                return;
+            }
+        }
+    };
+    let killing = async move {
+        while kills.recv().await.is_some() {
+            if write.write_all(&[KILL]).await.is_err() {
+                return;
+            }
+        }
+        // Nobody can kill it any more; the write half stays open for the reader.
+        std::future::pending::<()>().await;
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = reading => {}
+            () = killing => {}
+        }
+    });
+    Running { exec_id, events: receiver, kill }
+}
+
+#[async_trait]
+impl Sandbox for LocalSandbox {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    async fn start(&self, mut exec: Exec) -> Result<Running, Error> {
+        let stdin = std::mem::take(&mut exec.stdin);
+        let (stream, id) = ask(&self.id, &self.folder, self.fence, Ask::Start(exec), &stdin).await?;
+        Ok(follow(stream, id))
+    }
+
+    async fn reattach(&self, exec_id: u64) -> Result<Running, Error> {
+        let (stream, id) = ask(&self.id, &self.folder, self.fence, Ask::Follow(exec_id, 0), &[]).await?;
+        Ok(follow(stream, id))
+    }
+
+    async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error> {
+        let request = encode(self.fence, Ask::Connect(port), &[])?;
+        let (path, id) = (socket_path(&self.folder), self.id.clone());
+        let received = tokio::task::spawn_blocking(move || receive_socket(&path, &request)).await;
+        let (answer, socket) = received
+            .map_err(|error| Error::Io("connecting".into(), io::Error::other(error)))?
+            .map_err(|_| Error::Gone(id.clone()))?;
+        match (decode(&id, &answer)?, socket) {
+            (Answer::Ok(_), Some(socket)) => {
+                let socket = std::net::TcpStream::from(socket);
+                socket.set_nonblocking(true).map_err(io_error("taking the socket"))?;
+                Ok(Box::new(TcpStream::from_std(socket).map_err(io_error("taking the socket"))?))
+            }
+            (Answer::Ok(_), None) => Err(Error::Io("connecting".into(), io::Error::other("no socket came"))),
+            (Answer::Fenced, _) => Err(Error::Fenced(id)),
+            (Answer::Unknown, _) => Err(Error::Gone(id)),
+            (Answer::Refused(sentence), _) => {
+                Err(Error::Io(format!("connecting to sandbox {id}"), io::Error::new(io::ErrorKind::ConnectionRefused, sentence)))
+            }
+        }
+    }
+}
+
+fn receive_socket(path: &std::path::Path, request: &[u8]) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    use io::{Read, Write};
+    let mut stream = StdUnixStream::connect(path)?;
+    stream.write_all(request)?;
+    let mut length = [0; 4];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if got.bytes != length.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let socket = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_OUTPUT {
+        return Err(io::Error::other("a frame is too long"));
+    }
+    let mut answer = vec![0; length];
+    stream.read_exact(&mut answer)?;
+    Ok((answer, socket))
+}

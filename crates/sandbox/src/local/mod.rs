@@ -1,0 +1,281 @@
+//! The local engine: sandboxes made of this kernel's namespaces, cgroups and filters, without any other program. Linux only.
+
+mod cgroup;
+mod client;
+mod command;
+mod host;
+mod link;
+mod relay;
+mod root;
+mod seccomp;
+mod supervisor;
+mod sys;
+mod wire;
+mod zygote;
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Mode, OFlags},
+    process::{Pid, PidfdFlags, Signal},
+};
+use tracing::warn;
+
+use crate::{Engine, Error, Fence, Isolation, Sandbox, Spec};
+use client::LocalSandbox;
+use wire::{Cgroups, Create, Done, Ids, Order, State};
+pub use zygote::Zygote;
+
+/// Sandboxes without a connected owner end after this long.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Makes sandboxes with the kernel's own means.
+#[derive(Debug)]
+pub struct LocalEngine {
+    zygote: Arc<Zygote>,
+    dir: PathBuf,
+    ids: Ids,
+    groups: cgroup::Host,
+    layout: host::Layout,
+    skeleton: PathBuf,
+    isolation: Isolation,
+}
+
+/// What this host gives, without a zygote; for `codegen doctor`.
+pub fn probe() -> Isolation {
+    host::probe(&cgroup::Host::detect(), host::ids())
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |error| Error::Io(what, error)
+}
+
+impl LocalEngine {
+    /// An engine whose sandboxes live in `dir`, made when missing.
+    ///
+    /// # Errors
+    /// [`Error::HostRefuses`] with what to change, when this host allows no user namespaces.
+    pub fn new(zygote: impl Into<Arc<Zygote>>, dir: PathBuf) -> Result<Self, Error> {
+        let zygote = zygote.into();
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error(format!("making {}", dir.display())))?;
+        // Inside, an ordinary user's sandbox folders are open to its mapped ids.
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(io_error(format!("closing {} to others", dir.display())))?;
+        let dir = fs::canonicalize(&dir).map_err(io_error(format!("finding {}", dir.display())))?;
+        let ids = host::ids();
+        let groups = cgroup::Host::detect();
+        let layout = host::layout(&zygote.host_path, zygote.home.as_deref());
+        let skeleton = make_skeleton(&zygote, &dir, ids, &layout)?;
+        let isolation = host::probe(&groups, ids);
+        Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation })
+    }
+
+    async fn order(&self, order: Order) -> Result<i32, Error> {
+        let zygote = Arc::clone(&self.zygote);
+        let done = tokio::task::spawn_blocking(move || zygote.ask(&order)).await;
+        outcome(done.map_err(|error| Error::Io("asking the zygote".into(), io::Error::other(error)))?)
+    }
+
+    async fn build(&self, spec: &Spec, folder: &Path) -> Result<Arc<dyn Sandbox>, Error> {
+        let cgroups = self.groups.create(&spec.id, &spec.limits).map_err(io_error("making the sandbox's cgroups"))?;
+        let mut state = State { pid: 0, start_time: 0, cgroups: cgroups.clone(), ids: self.ids, gateway: spec.gateway.clone() };
+        // Written before anything runs, so that a crash in between leaves nothing that `destroy` does not find.
+        save(folder, &state)?;
+        open_gateway(spec.gateway.as_deref());
+        let mut binds = self.layout.binds.clone();
+        binds.extend(host::spec_binds(spec).map_err(Error::HostRefuses)?);
+        let create = Create {
+            folder: folder.to_owned(),
+            skeleton: self.skeleton.clone(),
+            ids: self.ids,
+            binds,
+            spec: spec.clone(),
+            env: host::variables(&self.layout, spec),
+            cgroups,
+            idle: IDLE,
+        };
+        state.pid = self.order(Order::Create(Box::new(create))).await?;
+        state.start_time = start_time(state.pid).unwrap_or_default();
+        save(folder, &state)?;
+        let folder = open_folder(folder).map_err(io_error("opening the sandbox's folder"))?;
+        Ok(Arc::new(LocalSandbox::open(&spec.id, self.isolation.clone(), folder, spec.fence).await?))
+    }
+
+    fn folder(&self, id: &str) -> Result<PathBuf, Error> {
+        let plain = !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if plain { Ok(self.dir.join(id)) } else { Err(Error::Gone(id.to_owned())) }
+    }
+}
+
+fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn save(folder: &Path, state: &State) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(state).map_err(|error| Error::Io("encoding the sandbox's state".into(), error.into()))?;
+    let part = folder.join("state.new");
+    fs::write(&part, bytes).and_then(|()| fs::rename(&part, folder.join("state.json"))).map_err(io_error("saving the sandbox's state"))
+}
+
+fn load(folder: &Path) -> Option<State> {
+    serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
+}
+
+/// The supervisor connects with a mapped id, so the socket is opened to all; its folder keeps others out.
+fn open_gateway(socket: Option<&Path>) {
+    let Some(socket) = socket else { return };
+    if fs::symlink_metadata(socket).is_ok_and(|meta| meta.file_type().is_socket())
+        && let Err(error) = fs::set_permissions(socket, Permissions::from_mode(0o666))
+    {
+        warn!(%error, "the gateway's socket {} cannot be opened to sandboxes", socket.display());
+    }
+}
+
+/// Field 22 of /proc/PID/stat.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn make_skeleton(zygote: &Zygote, dir: &Path, ids: Ids, layout: &host::Layout) -> Result<PathBuf, Error> {
+    let mut hash = DefaultHasher::new();
+    format!("3 {ids:?} {:?}", layout.binds).hash(&mut hash);
+    let skeleton = dir.join(format!(".skeleton-{:016x}", hash.finish()));
+    if skeleton.exists() {
+        return Ok(skeleton);
+    }
+    let part = dir.join(format!(".new-{}-{:016x}", std::process::id(), hash.finish()));
+    DirBuilder::new().mode(0o755).create(&part).map_err(io_error("making the lower layer"))?;
+    let made = outcome(zygote.ask(&Order::Skeleton { folder: part.clone(), ids, binds: layout.binds.clone() }))
+        .and_then(|_| fs::set_permissions(&part, Permissions::from_mode(0o755)).map_err(io_error("opening the lower layer")));
+    if made.is_ok() && (fs::rename(&part, &skeleton).is_ok() || skeleton.exists()) {
+        return Ok(skeleton);
+    }
+    // Another engine was first, or something failed: either way this copy goes.
+    outcome(zygote.ask(&Order::Remove { folder: part.clone(), ids })).ok();
+    fs::remove_dir(&part).ok();
+    made.map(|()| skeleton)
+}
+
+/// Turns the zygote's word into ours, with what to change.
+fn outcome(done: io::Result<Done>) -> Result<i32, Error> {
+    match done.map_err(io_error("asking the zygote"))? {
+        Done::Ok(pid) => Ok(pid),
+        Done::Failed { stage, error, errno } => {
+            let mut text = format!("this host cannot make a sandbox: {stage}: {error}");
+            let remedies = host::refusals();
+            if !remedies.is_empty() {
+                text.push_str("; ");
+                text.push_str(&remedies.join("; "));
+            } else if errno == libc::ENOSPC && stage == "creating namespaces" {
+                text.push_str("; raise sysctl user.max_user_namespaces (and max_mnt_namespaces, max_net_namespaces, max_pid_namespaces)");
+            } else if errno == libc::EPERM && stage != "opening the folder" {
+                text.push_str("; inside a container or a chroot, run it with user namespaces allowed (docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined)");
+            } else if errno == libc::ENOSPC {
+                text.push_str("; free space in the data directory");
+            }
+            Err(Error::HostRefuses(text))
+        }
+    }
+}
+
+/// Kills a supervisor, and with it, as the first process of its namespace, everything inside; returns when all is gone.
+fn end(state: &State) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(state.pid).filter(|_| state.pid > 0) else { return Ok(()) };
+    let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if start_time(state.pid) != Some(state.start_time) {
+        return Ok(());
+    }
+    match rustix::process::pidfd_send_signal(&process, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let limit = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+    if rustix::event::poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))? == 0 {
+        return Err(io::Error::other("its processes did not end within 30 seconds"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    fn isolation(&self) -> Isolation {
+        self.isolation.clone()
+    }
+
+    async fn create(&self, spec: &Spec) -> Result<Arc<dyn Sandbox>, Error> {
+        let folder = self.folder(&spec.id).map_err(|_| Error::Start(format!("{:?} is no sandbox name", spec.id)))?;
+        DirBuilder::new().mode(0o700).create(&folder).map_err(io_error(format!("making {}", folder.display())))?;
+        match self.build(spec, &folder).await {
+            Ok(sandbox) => Ok(sandbox),
+            Err(error) => {
+                if let Err(second) = self.destroy(&spec.id).await {
+                    warn!(sandbox.id = spec.id, error = %second, "what was left of a failed sandbox cannot be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn attach(&self, id: &str, fence: Fence) -> Result<Arc<dyn Sandbox>, Error> {
+        let gone = || Error::Gone(id.to_owned());
+        let folder = self.folder(id)?;
+        let state = load(&folder).ok_or_else(gone)?;
+        if state.pid == 0 || start_time(state.pid) != Some(state.start_time) {
+            return Err(gone());
+        }
+        open_gateway(state.gateway.as_deref());
+        let folder = open_folder(&folder).map_err(|_| gone())?;
+        Ok(Arc::new(LocalSandbox::open(id, self.isolation.clone(), folder, fence).await?))
+    }
+
+    async fn destroy(&self, id: &str) -> Result<(), Error> {
+        let folder = self.folder(id)?;
+        if !folder.exists() {
+            return Ok(());
+        }
+        let state = load(&folder);
+        let ids = state.as_ref().map_or(self.ids, |state| state.ids);
+        if let Some(state) = state {
+            let cgroups: Cgroups = state.cgroups.clone();
+            let ended = tokio::task::spawn_blocking(move || end(&state)).await;
+            ended
+                .map_err(|error| Error::Io(format!("ending sandbox {id}"), io::Error::other(error)))?
+                .map_err(io_error(format!("ending sandbox {id}")))?;
+            cgroup::remove(&cgroups).await.map_err(io_error(format!("removing the cgroups of sandbox {id}")))?;
+        }
+        self.order(Order::Remove { folder: folder.clone(), ids }).await?;
+        match fs::remove_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Io(format!("removing {}", folder.display()), error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn inventory(&self) -> Result<Vec<String>, Error> {
+        let mut ids: Vec<String> = fs::read_dir(&self.dir)
+            .map_err(io_error(format!("listing {}", self.dir.display())))?
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+}

@@ -1,0 +1,5 @@
+//! The local engine from outside: contract and escapes.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod contract;
+mod support;

@@ -1,0 +1,72 @@
+#![allow(unsafe_code)] // The zygote is forked before the test harness starts threads.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use codegen_sandbox::{
+    Completed, Engine, Exec, Sandbox, Spec,
+    local::{LocalEngine, Zygote},
+};
+
+static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
+
+#[ctor::ctor]
+fn fork_zygote() {
+    ZYGOTE.set(Arc::new(Zygote::fork().unwrap())).unwrap();
+}
+
+/// An engine with one sandbox, both removed at the end of the test.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub engine: LocalEngine,
+}
+
+pub fn engine_at(dir: PathBuf) -> LocalEngine {
+    LocalEngine::new(Arc::clone(ZYGOTE.get().unwrap()), dir).unwrap()
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine_at(dir.path().join("sandboxes"));
+        Self { dir, engine }
+    }
+
+    pub async fn create(&self, spec: Spec) -> Arc<dyn Sandbox> {
+        self.engine.create(&spec).await.unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    for id in self.engine.inventory().await.unwrap() {
+                        self.engine.destroy(&id).await.unwrap();
+                    }
+                });
+            });
+        });
+    }
+}
+
+pub fn spec(id: &str) -> Spec {
+    Spec { id: id.into(), ..Spec::default() }
+}
+
+pub fn sh(script: &str) -> Exec {
+    Exec { argv: ["sh", "-c", script].map(String::from).into(), timeout: Some(Duration::from_secs(60)), ..Exec::default() }
+}
+
+pub async fn run(sandbox: &dyn Sandbox, exec: Exec) -> Completed {
+    sandbox.start(exec).await.unwrap().complete().await.unwrap()
+}
+
+pub fn text(completed: &Completed) -> String {
+    String::from_utf8_lossy(&completed.stdout).into_owned()
+}
