@@ -5,7 +5,7 @@ use codegen_sandbox::files;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, Output, Tool, ToolError, arguments, read::MAX_BYTES, text::cut_line};
+use super::{Context, Output, Tool, ToolError, arguments, read::MAX_BYTES, refused, text::cut_line};
 use crate::models::ToolSpec;
 
 /// Comparisons of lines that the search for a near miss may cost.
@@ -48,12 +48,12 @@ impl Tool for Edit {
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError> {
         let Arguments { path, old, new, replace_all } = arguments(input)?;
         let path = context.absolute(&path)?;
-        let bytes = files::read(context.sandbox, &path, MAX_BYTES).await?;
+        let bytes = files::read(context.sandbox, &path, MAX_BYTES).await.map_err(refused)?;
         let shown = context.shown(&path);
         let text = String::from_utf8(bytes)
             .map_err(|_| ToolError::ForModel(format!("{shown} is not UTF-8 text; change it with the shell")))?;
         let edited = replace(shown, &text, &old, &new, replace_all).map_err(ToolError::ForModel)?;
-        files::write(context.sandbox, &path, edited.text.as_bytes()).await?;
+        files::write(context.sandbox, &path, edited.text.as_bytes()).await.map_err(refused)?;
         Ok(Output::text(edited.said))
     }
 }

@@ -1,12 +1,12 @@
 //! Searches file contents with ripgrep's engine.
 
 use async_trait::async_trait;
-use codegen_sandbox::files::{self, GrepQuery};
+use codegen_sandbox::files::{self, Search};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Context, Output, Tool, ToolError, arguments,
+    Context, Output, Tool, ToolError, arguments, refused,
     text::{CAP, cut_line, elide},
 };
 use crate::models::ToolSpec;
@@ -52,20 +52,25 @@ impl Tool for Grep {
 
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError> {
         let Arguments { pattern, path, glob, ignore_case } = arguments(input)?;
-        let query = GrepQuery {
+        let dir = context.dir(path.as_deref())?;
+        let search = Search {
+            folder: dir.clone().into(),
             pattern,
-            dir: context.dir(path.as_deref())?,
-            glob: glob.filter(|g| !g.is_empty()),
-            case_insensitive: ignore_case,
-            limit: LIMIT,
+            files: glob.filter(|glob| !glob.is_empty()),
+            ignore_case,
+            // One more than is shown tells whether there are more.
+            most: LIMIT + 1,
         };
-        let found = files::grep(context.sandbox, &query).await?;
-        if found.lines.is_empty() {
-            return Ok(Output::text(format!("no line matches {} in {}", query.pattern, query.dir)));
+        let found = files::grep(context.sandbox, &search).await.map_err(refused)?;
+        if found.is_empty() {
+            return Ok(Output::text(format!("no line matches {} in {dir}", search.pattern)));
         }
-        let lines = found.lines.iter().map(|l| format!("{}:{}:{}", l.path, l.line, cut_line(&l.text, LINE_CHARS)));
+        let lines = found.iter().take(LIMIT).map(|found| {
+            let path = context.shown_below(&dir, &found.path);
+            format!("{path}:{}:{}", found.line, cut_line(&found.text, LINE_CHARS))
+        });
         let mut text = lines.collect::<Vec<_>>().join("\n");
-        if found.more {
+        if found.len() > LIMIT {
             text.push_str(&format!("\n[more than {LIMIT} lines; narrow the search]"));
         }
         Ok(match elide(&text, CAP) {

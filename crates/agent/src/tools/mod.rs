@@ -12,7 +12,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use codegen_sandbox::{Sandbox, files::FileError};
+use codegen_sandbox::Sandbox;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -51,8 +51,23 @@ impl Context<'_> {
         self.absolute(path.filter(|p| !p.trim().is_empty()).unwrap_or("."))
     }
 
+    /// A path below a folder as it is shown.
+    fn shown_below(&self, folder: &str, path: &str) -> String {
+        let folder = self.shown(folder.trim_end_matches('/'));
+        if path.starts_with('/') {
+            self.shown(path).to_owned()
+        } else if folder.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{folder}/{path}")
+        }
+    }
+
     /// A path as it is shown: relative to the workspace where it is in it.
     fn shown<'p>(&self, path: &'p str) -> &'p str {
+        if path == self.workspace {
+            return "";
+        }
         let inside = path.strip_prefix(self.workspace.trim_end_matches('/')).and_then(|p| p.strip_prefix('/'));
         inside.unwrap_or(path)
     }
@@ -96,12 +111,11 @@ impl From<codegen_sandbox::Error> for ToolError {
     }
 }
 
-impl From<FileError> for ToolError {
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::ForCaller(text) => Self::ForModel(text),
-            FileError::Sandbox(error) => error.into(),
-        }
+/// Why a file operation gave nothing: its own words (not found, a folder, a bad pattern) are for the model.
+fn refused(error: codegen_sandbox::Error) -> ToolError {
+    match error {
+        codegen_sandbox::Error::Io(operation, why) => ToolError::ForModel(format!("{operation}: {why}")),
+        error => error.into(),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Context, Output, Tool, ToolError, arguments,
+    Context, Output, Tool, ToolError, arguments, refused,
     text::{CAP, cut_line},
 };
 use crate::models::ToolSpec;
@@ -52,7 +52,7 @@ impl Tool for Read {
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError> {
         let Arguments { path, offset, limit } = arguments(input)?;
         let path = context.absolute(&path)?;
-        let bytes = files::read(context.sandbox, &path, MAX_BYTES).await?;
+        let bytes = files::read(context.sandbox, &path, MAX_BYTES).await.map_err(refused)?;
         if bytes.iter().take(8000).any(|b| *b == 0) {
             return Err(ToolError::ForModel(format!("{path} is a binary file of {} bytes", bytes.len())));
         }

@@ -5,7 +5,7 @@ use codegen_sandbox::files;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, Output, Tool, ToolError, arguments};
+use super::{Context, Output, Tool, ToolError, arguments, refused};
 use crate::models::ToolSpec;
 
 pub(crate) struct Write;
@@ -40,7 +40,7 @@ impl Tool for Write {
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError> {
         let Arguments { path, content } = arguments(input)?;
         let path = context.absolute(&path)?;
-        files::write(context.sandbox, &path, content.as_bytes()).await?;
+        files::write(context.sandbox, &path, content.as_bytes()).await.map_err(refused)?;
         let lines = content.lines().count();
         Ok(Output::text(format!("wrote {} ({lines} lines, {} bytes)", context.shown(&path), content.len())))
     }

@@ -5,6 +5,7 @@ mod anthropic;
 mod cost;
 mod endings;
 mod fake;
+mod files;
 mod openai;
 mod resume;
 mod serve;
