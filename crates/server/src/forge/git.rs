@@ -165,6 +165,13 @@ pub fn host(origin: &str) -> Option<String> {
     scp_like(origin).map(|(host, _)| host.rsplit('@').next().unwrap_or(host).to_owned())
 }
 
+/// The host of an http or https origin with its port where that is not the usual one: what a sandbox reaches through a proxy.
+pub fn host_and_port(origin: &str) -> Option<String> {
+    let host = host(origin)?;
+    let port = url::Url::parse(origin).ok().filter(|u| u.scheme().starts_with("http")).and_then(|u| u.port());
+    Some(port.map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
+}
+
 /// `user@host:path`, as git understands it: a colon before any slash.
 fn scp_like(origin: &str) -> Option<(&str, &str)> {
     origin.split_once(':').filter(|(host, path)| !host.is_empty() && !host.contains('/') && !path.starts_with("//"))

@@ -181,6 +181,17 @@ impl Checkout {
     }
 }
 
+/// Points Cargo at the host's registry, for which it knows no variable.
+///
+/// # Errors
+/// When the file cannot be written.
+pub async fn write_cargo_config(sandbox: &dyn Sandbox, config: String) -> Result<()> {
+    let script = r#"mkdir -p "${CARGO_HOME:-$HOME/.cargo}" && cat > "${CARGO_HOME:-$HOME/.cargo}/config.toml""#;
+    let exec = Exec { argv: ["sh", "-c", script].map(str::to_owned).to_vec(), stdin: config.into_bytes(), ..Exec::default() };
+    succeed(sandbox, exec).await.context("writing Cargo's settings")?;
+    Ok(())
+}
+
 /// Runs a command and requires exit code 0.
 async fn succeed(sandbox: &dyn Sandbox, exec: Exec) -> Result<Completed> {
     let done = sandbox.start(exec).await?.complete().await?;

@@ -2,6 +2,7 @@
 
 mod execute;
 mod finish;
+mod gate;
 mod inside;
 mod log;
 mod prepare;
@@ -9,5 +10,4 @@ mod rules;
 mod setup;
 
 pub use execute::{Ended, Signals, execute};
-pub use log::LetGo;
-pub use prepare::{gateway_socket, run_of_sandbox};
+pub use prepare::run_of_sandbox;

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::{
     execute::{CannotBeDone, Story},
+    gate::{self, Gate},
     inside::{self, Checkout, MIRROR_OBJECTS},
     log::RunLog,
     rules, setup,
@@ -31,7 +32,7 @@ const SETUP_ENV: &str = "setup-env.json";
 /// Everything the agent needs, and what carries its work out.
 pub(super) struct Prepared {
     pub sandbox: Arc<dyn Sandbox>,
-    pub gateway: Option<Gate>,
+    pub gateway: Gate,
     pub model: Arc<dyn Model>,
     pub git: Option<Git>,
     pub env: BTreeMap<String, String>,
@@ -51,14 +52,11 @@ pub(super) struct Git {
     pub lacking: Vec<String>,
 }
 
-/// A sandbox's way out, open as long as this lives.
-pub(super) struct Gate;
-
 impl Prepared {
     /// Ends the sandbox and its way out.
     pub async fn destroy(self, story: &Story) {
         destroy(&story.app, self.sandbox.id()).await;
-        drop(self.gateway);
+        self.gateway.close().await;
     }
 }
 
@@ -81,7 +79,7 @@ pub fn run_of_sandbox(id: &str) -> Option<i64> {
 }
 
 /// Where a sandbox's gateway listens.
-pub fn gateway_socket(data_dir: &Path, sandbox_id: &str) -> PathBuf {
+pub(super) fn gateway_socket(data_dir: &Path, sandbox_id: &str) -> PathBuf {
     data_dir.join("gateways").join(format!("{sandbox_id}.sock"))
 }
 
@@ -222,34 +220,36 @@ async fn choose_base(mirror: &Mirror, repo: &Repo, asked: Option<&str>) -> Resul
 }
 
 /// The sandbox of an earlier attempt where it still lives, else a new one; the flag says which.
-async fn open_sandbox(story: &Story, git: Option<&Git>, earlier: Option<&str>) -> Result<(Arc<dyn Sandbox>, Option<Gate>, bool)> {
+async fn open_sandbox(story: &Story, git: Option<&Git>, earlier: Option<&str>) -> Result<(Arc<dyn Sandbox>, Gate, bool)> {
     let app = &story.app;
     let fence = Fence { incarnation: 0, attempt: story.run.attempt };
     if let Some(id) = earlier {
-        let gate = open_gate(story, id).await?;
+        let gate = Gate::open(story, id)?;
         match app.engine.attach(id, fence).await {
             Ok(sandbox) => return Ok((sandbox, gate, false)),
-            Err(SandboxError::Gone(_)) => destroy(app, id).await,
+            Err(SandboxError::Gone(_)) => {
+                gate.close().await;
+                destroy(app, id).await;
+            }
             Err(error) => return Err(error).context("finding the run's sandbox again"),
         }
     }
     let id = sandbox_id(&story.run);
-    let gate = open_gate(story, &id).await?;
+    let gate = Gate::open(story, &id)?;
     let mounts = git.map(|g| Mount { source: g.mirror.objects(), target: MIRROR_OBJECTS.into(), read_only: true });
     let spec = Spec {
         id: id.clone(),
         fence,
         mounts: mounts.into_iter().collect(),
         limits: app.config.limits(),
-        env: BTreeMap::new(),
-        gateway: gate.is_some().then(|| gateway_socket(&app.config.data_dir, &id)),
+        env: gate::client_env(),
+        gateway: Some(gateway_socket(&app.config.data_dir, &id)),
     };
     let sandbox = app.engine.create(&spec).await.context("creating the sandbox")?;
+    if let Some(config) = gate::cargo_config() {
+        inside::write_cargo_config(&*sandbox, config).await?;
+    }
     Ok((sandbox, gate, true))
-}
-
-async fn open_gate(_story: &Story, _sandbox_id: &str) -> Result<Option<Gate>> {
-    Ok(None)
 }
 
 /// What the agent should know about where it is.

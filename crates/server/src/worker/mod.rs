@@ -6,7 +6,6 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use codegen_store::{Error as StoreError, Phase, Reason, Run};
-use rand::Rng;
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     task::JoinSet,
@@ -28,16 +27,16 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the store cannot be asked.
 pub async fn run(app: Arc<App>) -> Result<()> {
-    let worker_id = worker_id();
-    reap::reap(&app, &worker_id).await?;
+    let worker_id = &app.worker_id;
+    reap::reap(&app, worker_id).await?;
     let let_go = app.shutdown.child_token();
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();
-    let slots = app.config.max_concurrent_runs().max(1);
+    let slots = app.config.max_concurrent_runs.max(1);
     while !app.shutdown.is_cancelled() {
         while tasks.try_join_next().is_some() {}
         while tasks.len() < slots {
-            match app.store.claim_run(&worker_id, app.now()).await {
+            match app.store.claim_run(worker_id, app.now()).await {
                 Ok(Some(run)) => {
                     info!(run.id, org.id = run.org_id, attempt = run.attempt, "run {} claimed", run.id);
                     let (app, let_go) = (app.clone(), let_go.clone());
@@ -75,11 +74,11 @@ pub async fn run(app: Arc<App>) -> Result<()> {
 /// # Errors
 /// When the run cannot be claimed or recorded.
 pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
-    let worker_id = worker_id();
-    reap::reap(&app, &worker_id).await?;
-    let run = app.store.claim_run_by_id(run_id, &worker_id, app.now()).await?;
+    let worker_id = &app.worker_id;
+    reap::reap(&app, worker_id).await?;
+    let run = app.store.claim_run_by_id(run_id, worker_id, app.now()).await?;
     let run = run.with_context(|| format!("run {run_id} is not queued"))?;
-    while let Some(left) = app.store.claim_run(&worker_id, app.now()).await? {
+    while let Some(left) = app.store.claim_run(worker_id, app.now()).await? {
         let text = "The process that worked on this run was ended before the run was.";
         app.store.finish_run(&left.claim(), Reason::Cancelled, text, None, app.now()).await?;
     }
@@ -161,9 +160,4 @@ async fn woken(changes: &mut Receiver<codegen_store::Change>) {
             Err(RecvError::Closed) => return std::future::pending().await,
         }
     }
-}
-
-/// Unique among all workers that ever were.
-fn worker_id() -> String {
-    format!("worker-{:016x}", rand::rng().random::<u64>())
 }

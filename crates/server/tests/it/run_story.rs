@@ -1,0 +1,390 @@
+//! Whole runs, from a queued row to a pushed branch, with a scripted model in a real sandbox.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use codegen_server::{App, Config, worker};
+use codegen_store::{NewRepo, NewRun, Phase, Reason, Repo, Run};
+use serde_json::{Value, json};
+
+use crate::{
+    engine::engine,
+    git_host::{commit_file, git, git_raw},
+};
+
+struct Scene {
+    dir: tempfile::TempDir,
+    app: Arc<App>,
+}
+
+fn call(name: &str, input: Value) -> Value {
+    json!({ "text": "", "calls": [{ "name": name, "input": input }] })
+}
+
+fn shell(command: &str) -> Value {
+    call("shell", json!({ "command": command }))
+}
+
+fn finish(summary: &str) -> Value {
+    call("finish", json!({ "summary": summary, "success": true }))
+}
+
+/// Sees the test fail, mends the code, sees it pass.
+fn mending() -> Vec<Value> {
+    vec![
+        shell("python3 test_total.py"),
+        shell("sed -i 's/return 0/return sum(xs)/' total.py"),
+        shell("python3 test_total.py && echo passes"),
+        finish("The sum is right now."),
+    ]
+}
+
+async fn open(dir: &Path) -> Arc<App> {
+    let mut config = Config::defaults(&dir.join("data"));
+    config.max_concurrent_runs = 2;
+    let engine = engine(&dir.join("data"));
+    App::open(config, engine).await.unwrap().0
+}
+
+impl Scene {
+    /// An origin whose test fails.
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        git(dir.path(), &["init", "-q", "--bare", "origin.git"]);
+        git(dir.path(), &["clone", "-q", "origin.git", "work"]);
+        let work = dir.path().join("work");
+        git(&work, &["checkout", "-q", "-B", "main"]);
+        std::fs::write(work.join("total.py"), "def total(xs):\n    return 0\n").unwrap();
+        commit_file(&work, "test_total.py", "from total import total\nassert total([1, 2]) == 3, 'wrong sum'\n");
+        git(&work, &["push", "-q", "origin", "main"]);
+        let app = open(dir.path()).await;
+        Self { dir, app }
+    }
+
+    fn origin(&self) -> PathBuf {
+        self.dir.path().join("origin.git")
+    }
+
+    fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    async fn repo(&self, origin: &Path) -> Repo {
+        let (org, _) = self.app.store.first_org_and_admin().await.unwrap();
+        let new = NewRepo::of_origin(&origin.display().to_string(), Some("main"));
+        self.app.store.create_repo(org.id, new, self.app.now()).await.unwrap()
+    }
+
+    fn script(&self, replies: &[Value]) -> String {
+        let path = self.dir.path().join(format!("script-{:x}.json", rand::random::<u64>()));
+        std::fs::write(&path, json!({ "replies": replies }).to_string()).unwrap();
+        format!("scripted:{}", path.display())
+    }
+
+    async fn queue(&self, repo: Option<&Repo>, replies: &[Value]) -> Run {
+        let (org, user) = self.app.store.first_org_and_admin().await.unwrap();
+        let new = NewRun {
+            user_id: user.id,
+            repo_id: repo.map(|r| r.id),
+            prompt: "Mend the test".to_owned(),
+            model: Some(self.script(replies)),
+            source_type: "API".to_owned(),
+            push: true,
+            open_pr: true,
+            ..NewRun::default()
+        };
+        self.app.store.create_run(org.id, new, self.app.now()).await.unwrap()
+    }
+
+    async fn work_on(&self, run: &Run) -> Run {
+        worker::execute_one(self.app.clone(), run.id).await.unwrap();
+        self.app.store.run_by_id(run.id).await.unwrap()
+    }
+
+    /// Bodies of the log's entries of one kind.
+    async fn entries(&self, run: &Run, kind: &str) -> Vec<Value> {
+        let rows = self.app.store.log(run.id, 0, 1000).await.unwrap();
+        rows.iter().filter(|r| r.kind == kind).map(|r| serde_json::from_str(&r.body).unwrap()).collect()
+    }
+
+    async fn diff(&self, run: &Run) -> String {
+        String::from_utf8(self.app.store.blob(run.org_id, run.id, "diff").await.unwrap().unwrap()).unwrap()
+    }
+
+    async fn until(&self, run: &Run, what: impl AsyncFn(&Run) -> bool) {
+        let mut changes = self.app.store.subscribe();
+        while !what(&self.app.store.run_by_id(run.id).await.unwrap()).await {
+            tokio::time::timeout(std::time::Duration::from_secs(60), changes.recv()).await.expect("the run goes on").ok();
+        }
+    }
+}
+
+fn result(run: &Run) -> &str {
+    run.result.as_deref().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_failing_test_is_mended_and_ends_as_a_pushed_branch_with_a_pull_request() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &mending()).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{}\n{:?}", result(&run), run.error_cause);
+    assert_eq!(result(&run), "The sum is right now.");
+    let branch = run.branch.clone().unwrap();
+    assert_eq!(branch, format!("codegen/{}-mend-the-test", run.id));
+    assert_eq!(git(&scene.origin(), &["show", &format!("{branch}:total.py")]), "def total(xs):\n    return sum(xs)");
+    let commit = git(&scene.origin(), &["log", "-1", "--format=%an|%s|%(trailers:key=Requested-by,valueonly)", &branch]);
+    assert_eq!(commit, "codegen|Mend the test|Admin");
+    let calls = scene.entries(&run, "call_finished").await;
+    assert_eq!(calls[0]["exit_code"], 1, "the test really failed before: {}", calls[0]);
+    assert!(calls[2]["output"].as_str().unwrap().contains("passes"), "{}", calls[2]);
+    let pulls = scene.app.store.pull_requests_of_run(run.org_id, run.id).await.unwrap();
+    assert_eq!(pulls.len(), 1);
+    assert_eq!(pulls[0].url, format!("http://127.0.0.1:8080/pulls/{}", pulls[0].id));
+    assert_eq!((pulls[0].base_branch.as_str(), pulls[0].state.as_str()), ("main", "open"));
+    assert!(run.diff_stat.as_deref().unwrap().contains("total.py"), "{:?}", run.diff_stat);
+    assert!(scene.diff(&run).await.contains("+    return sum(xs)"));
+    assert_eq!((run.steps, run.phase), (4, Phase::Done));
+    let effects = scene.app.store.effects(run.id).await.unwrap();
+    assert!(effects.iter().all(|e| e.settled_at.is_some()), "{effects:?}");
+    assert!(scene.app.engine.inventory().await.unwrap().is_empty(), "the sandbox is gone");
+    let stages: Vec<Value> = scene.entries(&run, "stage").await.into_iter().map(|s| s["name"].clone()).collect();
+    assert_eq!(stages, ["fetch", "sandbox", "checkout"]);
+}
+
+#[tokio::test]
+async fn a_follow_up_goes_on_from_the_runs_own_branch_and_updates_the_same_pull_request() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let mut replies = mending();
+    replies.extend([shell("grep -q 'sum(xs)' total.py && echo more > more.txt"), finish("Added more.")]);
+    let run = scene.queue(Some(&repo), &replies).await;
+    let first = scene.work_on(&run).await;
+    scene.app.store.add_message(run.org_id, run.id, "Add more", &[], scene.app.now()).await.unwrap();
+    let run = scene.work_on(&first).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
+    assert_eq!(run.branch, first.branch);
+    let branch = run.branch.clone().unwrap();
+    assert_eq!(git(&scene.origin(), &["show", &format!("{branch}:more.txt")]), "more");
+    assert_eq!(git(&scene.origin(), &["rev-list", "--count", &format!("main..{branch}")]), "2");
+    let diff = scene.diff(&run).await;
+    assert!(diff.contains("more.txt") && diff.contains("sum(xs)"), "the patch is the whole change: {diff}");
+    let pulls = scene.app.store.pull_requests_of_run(run.org_id, run.id).await.unwrap();
+    assert_eq!(pulls.len(), 1);
+    assert_eq!(pulls[0].head_commit, git(&scene.origin(), &["rev-parse", &branch]));
+}
+
+#[tokio::test]
+async fn a_rejected_push_is_a_sentence_and_the_work_is_kept_as_a_patch() {
+    let scene = Scene::new().await;
+    let hook = scene.origin().join("hooks/pre-receive");
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(&hook, "#!/bin/sh\necho 'only people push here' >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &mending()).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
+    assert!(result(&run).contains("only people push here") && result(&run).contains("kept as a patch"), "{}", result(&run));
+    assert!(scene.diff(&run).await.contains("+    return sum(xs)"));
+    assert!(scene.app.store.pull_requests_of_run(run.org_id, run.id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_empty_repository_gets_its_first_branch() {
+    let scene = Scene::new().await;
+    git(scene.dir.path(), &["init", "-q", "--bare", "empty.git"]);
+    let repo = scene.repo(&scene.dir.path().join("empty.git")).await;
+    let run = scene.queue(Some(&repo), &[shell("echo hello > README"), finish("Began.")]).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
+    assert!(result(&run).contains("The repository was empty"), "{}", result(&run));
+    let branch = run.branch.unwrap();
+    assert_eq!(git(&scene.dir.path().join("empty.git"), &["show", &format!("{branch}:README")]), "hello");
+}
+
+#[tokio::test]
+async fn a_detached_head_and_a_missing_default_branch_are_handled() {
+    let scene = Scene::new().await;
+    git(&scene.work(), &["checkout", "-q", "--detach"]);
+    git(&scene.work(), &["branch", "-q", "-D", "main"]);
+    let repo = scene.repo(&scene.work()).await;
+    let run = scene.queue(Some(&repo), &mending()).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{} {:?}", result(&run), run.error_cause);
+
+    let (org, _) = scene.app.store.first_org_and_admin().await.unwrap();
+    let other = scene.dir.path().join("other.git");
+    git(scene.dir.path(), &["clone", "-q", "--bare", "origin.git", "other.git"]);
+    git(&other, &["branch", "-q", "one", "main"]);
+    git(&other, &["branch", "-q", "two", "main"]);
+    git(&other, &["symbolic-ref", "HEAD", "refs/heads/gone"]);
+    git(&other, &["branch", "-q", "-D", "main"]);
+    let new = NewRepo::of_origin(&other.display().to_string(), None);
+    let repo = scene.app.store.create_repo(org.id, new, scene.app.now()).await.unwrap();
+    let run = scene.queue(Some(&repo), &mending()).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Error));
+    assert!(result(&run).contains("default branch is missing") && result(&run).contains("one, two"), "{}", result(&run));
+}
+
+#[tokio::test]
+async fn an_origin_that_is_gone_is_a_sentence() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.dir.path().join("gone.git")).await;
+    let run = scene.queue(Some(&repo), &mending()).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Error));
+    assert!(result(&run).contains("there is no git repository there"), "{}", result(&run));
+}
+
+#[tokio::test]
+async fn a_run_without_a_repository_works_in_an_empty_folder() {
+    let scene = Scene::new().await;
+    let run = scene.queue(None, &[shell("ls -A | wc -l"), finish("Nothing here.")]).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{} {:?}", result(&run), run.error_cause);
+    assert_eq!(scene.entries(&run, "call_finished").await[0]["output"].as_str().unwrap().trim().split('\n').next(), Some("0"));
+}
+
+#[tokio::test]
+async fn whatever_the_agent_did_to_git_its_work_is_kept() {
+    for damage in ["rm -rf .git", "git checkout -q --detach && git branch -q -D codegen/1-mend-the-test", "git init -q nested && touch .git/index.lock", "echo '#!/bin/sh\nexit 1' > .git/hooks/pre-commit; chmod +x .git/hooks/pre-commit; git config commit.gpgsign true"] {
+        let scene = Scene::new().await;
+        let repo = scene.repo(&scene.origin()).await;
+        let run = scene.queue(Some(&repo), &[shell(&format!("echo kept > kept.txt; mkdir -p .git/hooks; {damage}")), finish("Done.")]).await;
+        let run = scene.work_on(&run).await;
+        assert_eq!(run.reason, Some(Reason::Complete), "{damage}: {}", result(&run));
+        let branch = run.branch.clone().unwrap_or_else(|| panic!("{damage}: {}", result(&run)));
+        assert_eq!(git(&scene.origin(), &["show", &format!("{branch}:kept.txt")]), "kept", "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn setup_commands_run_in_one_shell_and_leave_their_environment() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let commands = "cd /workspace\nexport GREETING='hello there'\nif true; then\n  echo made > made.txt\nfi\n";
+    scene.app.store.set_setup_commands(repo.org_id, repo.id, commands).await.unwrap();
+    let run = scene.queue(Some(&repo), &[shell("echo \"$GREETING\" $(cat made.txt); touch made.txt"), finish("Done.")]).await;
+    let run = scene.work_on(&run).await;
+    let output = scene.entries(&run, "call_finished").await[0]["output"].as_str().unwrap().to_owned();
+    assert!(output.contains("hello there made"), "{output}");
+
+    scene.app.store.set_setup_commands(repo.org_id, repo.id, "echo one\n\necho to-stderr >&2; (exit 7)\necho never").await.unwrap();
+    let run = scene.queue(Some(&repo), &[finish("Done.")]).await;
+    let run = scene.work_on(&run).await;
+    let notices = scene.entries(&run, "notice").await;
+    let said = notices.iter().filter_map(|n| n["text"].as_str()).find(|t| t.contains("Setup stopped")).unwrap().to_owned();
+    assert!(said.contains("line 3") && said.contains("exit code 7") && said.contains("to-stderr") && !said.contains("never"), "{said}");
+}
+
+#[tokio::test]
+async fn rules_of_the_repository_are_told_unless_switched_off() {
+    let scene = Scene::new().await;
+    commit_file(&scene.work(), "AGENTS.md", "Always run the tests.\n");
+    git(&scene.work(), &["push", "-q", "origin", "main"]);
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &[finish("Done.")]).await;
+    let run = scene.work_on(&run).await;
+    let notices = scene.entries(&run, "notice").await;
+    assert!(notices.iter().any(|n| n["text"].as_str().unwrap().contains("AGENTS.md")), "{notices:?}");
+    assert_eq!((run.branch, run.reason), (None, Some(Reason::Complete)), "nothing changed, nothing is pushed");
+}
+
+#[tokio::test]
+async fn a_stopped_run_keeps_its_work() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &[shell("echo half > half.txt"), shell("sleep 600"), finish("Never.")]).await;
+    let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
+    scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
+    work.await.unwrap().unwrap();
+    let run = scene.app.store.run_by_id(run.id).await.unwrap();
+    assert_eq!(run.reason, Some(Reason::Cancelled), "{}", result(&run));
+    assert!(scene.diff(&run).await.contains("+half"));
+    assert!(!git_raw(&scene.origin(), &["rev-parse", "--verify", "-q", &run.branch.unwrap()]).status.success(), "a stopped run is not pushed");
+}
+
+#[tokio::test]
+async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
+    let mut scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let replies = [shell("echo once >> count.txt"), shell("[ -e second ] || { touch second; sleep 600; }"), shell("cat count.txt"), finish("Done.")];
+    let run = scene.queue(Some(&repo), &replies).await;
+    let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
+    work.abort();
+    work.await.unwrap_err();
+    scene.app.store.close().await;
+    scene.app = open(scene.dir.path()).await;
+
+    let serving = tokio::spawn(worker::run(scene.app.clone()));
+    scene.until(&run, async |run| run.phase == Phase::Done).await;
+    scene.app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+    let done = scene.app.store.run_by_id(run.id).await.unwrap();
+    assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
+    assert_eq!(git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]), "once", "no step was done twice");
+    assert_eq!(done.attempt, 2);
+}
+
+#[tokio::test]
+async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it() {
+    let mut scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let replies = [shell("echo once >> count.txt"), shell("[ -e second ] || { touch second; sleep 600; }"), finish("Done.")];
+    let run = scene.queue(Some(&repo), &replies).await;
+    let serving = tokio::spawn(worker::run(scene.app.clone()));
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
+    scene.app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+    let waiting = scene.app.store.run_by_id(run.id).await.unwrap();
+    assert_eq!((waiting.phase, waiting.crashes), (Phase::Queued, 0));
+    scene.app.store.close().await;
+    scene.app = open(scene.dir.path()).await;
+    let done = scene.work_on(&run).await;
+    assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
+    assert_eq!(git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]), "once");
+}
+
+#[tokio::test]
+async fn a_run_that_lost_its_sandbox_too_begins_again_from_the_base_and_says_so() {
+    let mut scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let replies = [shell("echo lost > lost.txt"), shell("[ ! -e lost.txt ] || sleep 600; echo again > again.txt"), shell("echo again > again.txt"), finish("Done.")];
+    let run = scene.queue(Some(&repo), &replies).await;
+    let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
+    work.abort();
+    work.await.unwrap_err();
+    for id in scene.app.engine.inventory().await.unwrap() {
+        scene.app.engine.destroy(&id).await.unwrap();
+    }
+    scene.app.store.close().await;
+    scene.app = open(scene.dir.path()).await;
+    let serving = tokio::spawn(worker::run(scene.app.clone()));
+    scene.until(&run, async |run| run.phase == Phase::Done).await;
+    scene.app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+    let done = scene.app.store.run_by_id(run.id).await.unwrap();
+    assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
+    let notices = scene.entries(&done, "notice").await;
+    assert!(notices.iter().any(|n| n["text"].as_str().unwrap().contains("sandbox was lost")), "{notices:?}");
+}
+
+#[tokio::test]
+async fn without_a_usable_model_a_run_says_what_to_set() {
+    let scene = Scene::new().await;
+    let (org, user) = scene.app.store.first_org_and_admin().await.unwrap();
+    let new = NewRun { user_id: user.id, prompt: "x".to_owned(), source_type: "API".to_owned(), ..NewRun::default() };
+    let run = scene.app.store.create_run(org.id, new, scene.app.now()).await.unwrap();
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Error));
+    assert!(result(&run).contains("ANTHROPIC_API_KEY"), "{}", result(&run));
+}
