@@ -133,7 +133,7 @@ impl Answer {
         match kind {
             "message_start" => self.count(&data["message"]["usage"]),
             "content_block_start" => {
-                let value = data["content_block"].clone();
+                let value = Value::Object(data["content_block"].as_object().cloned().unwrap_or_default());
                 let text = value["text"].as_str().unwrap_or_default().to_owned();
                 self.blocks.push(Block { value, text });
             }

@@ -6,6 +6,7 @@ mod cost;
 mod endings;
 mod fake;
 mod files;
+mod isolated;
 mod openai;
 mod resume;
 mod serve;
