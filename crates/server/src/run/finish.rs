@@ -36,7 +36,7 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
             tracing::warn!(run.id = story.run.id, error = format!("{error:#}"), "taking the run's commits out");
             let kept = match git.checkout.patch(&*sandbox).await {
                 Ok(patch) => story.app.store.put_blob(story.run.org_id, story.run.id, DIFF, &patch).await.map(|()| "The work is kept as a patch on this run."),
-                Err(_) => Ok("The sandbox is gone, and what was not committed before with it."),
+                Err(_) => Ok("No patch could be made of it either."),
             };
             add(ending, &format!("The work could not be committed: {error:#}. {}", kept?));
             return Ok(());

@@ -44,7 +44,7 @@ const COMMIT: &str = r#"
 top="$(git rev-parse --show-toplevel 2>/dev/null || true)"
 if [ "$top" != "$PWD" ] || { [ -n "$BASE" ] && ! git rev-parse -q --verify HEAD >/dev/null; }; then
     rm -rf .git
-    ( eval "$INIT" )
+    ( eval "$INIT" ) < /dev/null
     if [ -n "$BASE" ]; then
         git update-ref "refs/heads/$BRANCH" "$BASE"
         git reset -q --mixed
@@ -52,7 +52,8 @@ if [ "$top" != "$PWD" ] || { [ -n "$BASE" ] && ! git rev-parse -q --verify HEAD 
 fi
 set -e
 rm -f .git/index.lock .git/HEAD.lock
-git add -A
+# A repository without a commit inside the tree cannot be added and must not keep the rest out.
+git add -A --ignore-errors >&2 || true
 if git rev-parse -q --verify HEAD >/dev/null; then
     git diff --cached --quiet HEAD || changed=1
 else
