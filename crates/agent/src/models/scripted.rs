@@ -9,6 +9,9 @@ use serde_json::Value;
 use super::{Model, ModelError, Request};
 use crate::{Delta, Entry, Reply, ToolCall};
 
+/// Larger files are no scripts.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
 /// A dialogue's file, JSON or TOML.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,15 +47,20 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// Reads a script; an error is a sentence.
     pub(crate) fn open(name: &str, path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| format!("the script {} cannot be read: {why}", path.display()))?;
+        let refused = |why: String| format!("the script {} {why}", path.display());
+        let meta = std::fs::metadata(path).map_err(|why| refused(format!("cannot be read: {why}")))?;
+        if !meta.is_file() || meta.len() > MAX_BYTES {
+            return Err(refused(format!("is not a file of at most {MAX_BYTES} bytes")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|why| refused(format!("cannot be read: {why}")))?;
+        // Errors tell where, not what: a file that is no script may hold anything.
         let script = if path.extension().is_some_and(|ext| ext == "toml") {
-            // Without the line that the error quotes: a file that is no script may hold anything.
-            toml::from_str(&text).map_err(|why| why.message().to_owned())
+            toml::from_str(&text).map_err(|why| format!("byte {}", why.span().map_or(0, |span| span.start)))
         } else {
-            serde_json::from_str(&text).map_err(|why| why.to_string())
+            serde_json::from_str(&text).map_err(|why| format!("line {}, column {}", why.line(), why.column()))
         };
-        let script = script.map_err(|why| format!("the script {} is not one: {why}", path.display()))?;
+        let form = "{\"replies\": [{\"text\", \"calls\": [{\"name\", \"input\"}], \"expect\"}]}";
+        let script = script.map_err(|place| refused(format!("is not of the form {form}; see {place}")))?;
         Ok(Self { name: name.to_owned(), script })
     }
 

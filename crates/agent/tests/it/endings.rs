@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use codegen_agent::{Budget, Limit, Outcome, Reply, Usage, models::ModelError, native};
+use codegen_agent::{
+    Budget, Limit, Outcome, Reply, Usage,
+    models::{self, Keys, ModelError},
+    native,
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -145,4 +149,27 @@ async fn leaving_the_script_fails_loudly() {
         let Outcome::ModelFailed(sentence) = outcome else { panic!("{outcome:?}") };
         assert!(sentence.contains("left the script") && sentence.contains(words), "{sentence}");
     }
+}
+
+#[test]
+fn a_file_that_is_no_script_is_refused_without_its_content() {
+    let dir = tempfile::TempDir::new().unwrap();
+    for name in ["s.json", "s.toml"] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "replies = \"hunter2\"").unwrap();
+        let error =
+            models::connect(&format!("scripted:{}", path.display()), &Keys::default()).err().unwrap().to_string();
+        assert!(error.contains("is not of the form") && !error.contains("hunter2"), "{error}");
+    }
+    assert!(models::connect("scripted:/dev/zero", &Keys::default()).is_err());
+}
+
+#[tokio::test]
+async fn a_script_may_be_toml() {
+    let sandbox = HostSandbox::new();
+    let path = sandbox.dir.path().join("script.toml");
+    std::fs::write(&path, "[[replies]]\ntext = \"end\"\n").unwrap();
+    let model = models::connect(&format!("scripted:{}", path.display()), &Keys::default()).unwrap();
+    let outcome = run(model, sandbox, &mut MemoryLog::default()).await.unwrap();
+    assert_eq!(outcome, Outcome::Finished("end".to_owned()));
 }
