@@ -183,6 +183,11 @@ impl Config {
         self.public_url.clone()
     }
 
+    /// [`Config::max_concurrent_runs`].
+    pub fn max_concurrent_runs(&self) -> usize {
+        self.max_concurrent_runs
+    }
+
     /// When runs end.
     pub fn budget(&self) -> codegen_agent::Budget {
         codegen_agent::Budget {

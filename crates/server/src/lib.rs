@@ -23,7 +23,6 @@ pub mod worker;
 pub use api::openapi;
 pub use codegen_sandbox::local::Zygote;
 pub use config::Config;
-pub use engine::Isolate;
 
 /// Everything a request or a run needs.
 pub struct App {
@@ -127,7 +126,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     let work = tokio::spawn(worker::run(app.clone()));
     let served = api::serve(app.clone(), listener).await;
     app.shutdown.cancel();
-    work.await.context("the worker ended abnormally")?;
+    work.await.context("the worker ended abnormally")?.context("the worker")?;
     app.store.close().await;
     served
 }

@@ -1,22 +1,112 @@
-//! The HTTP API.
+//! The HTTP API: every route on one screen.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use axum::{
+    Router,
+    extract::Request,
+    http::{StatusCode, Uri},
+    middleware::{from_fn_with_state, map_request},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
 use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+
+mod agent_runs;
+mod auth;
+mod body;
+mod docs;
+mod error;
+mod events;
+mod health;
+mod images;
+mod limits;
+mod logs;
+mod organizations;
+mod page;
+mod repos;
+mod users;
+mod web;
+
+pub use docs::openapi;
+pub use health::Requests;
 
 use crate::App;
+use error::ApiError;
 
-/// Counters of requests.
-#[derive(Default)]
-pub struct Requests;
+/// Time for requests under way when the server goes down.
+const DRAIN: Duration = Duration::from_secs(10);
 
-/// The API document.
-pub fn openapi() -> serde_json::Value {
-    serde_json::Value::Null
+fn router(app: Arc<App>) -> Router {
+    let org = Router::new()
+        .route("/users", get(users::list))
+        .route("/users/{user_id}", get(users::get))
+        .route("/repos", get(repos::list).post(repos::add))
+        .route("/repositories", get(repos::list_alias))
+        .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
+        .route("/agent/run", post(agent_runs::create).get(agent_runs::list_alias))
+        .route("/agent/runs", get(agent_runs::list))
+        .route("/agent/run/resume", post(agent_runs::resume))
+        .route("/agent/run/stop", post(agent_runs::stop))
+        .route("/agent/run/{agent_run_id}", get(agent_runs::get))
+        .route("/agent/run/{agent_run_id}/diff", get(agent_runs::diff))
+        .route("/agent/run/{agent_run_id}/logs", get(logs::get))
+        .route("/agent/run/{agent_run_id}/events", get(events::get));
+    let routes = Router::new()
+        .route("/v1/users/me", get(users::me))
+        .route("/v1/organizations", get(organizations::list))
+        .nest("/v1/organizations/{org_id}", org)
+        .route("/v1/beta/organizations/{org_id}/agent/run/resume", post(agent_runs::resume_beta))
+        .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))
+        .route("/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", get(logs::alpha))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(docs::json))
+        .route("/docs", get(docs::page))
+        .route("/", get(web::page))
+        .route("/runs/{run_id}", get(web::page))
+        .method_not_allowed_fallback(|| async {
+            ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "This path has no such method.".to_owned())
+        })
+        .fallback(|| async { ApiError::not_found("Not found.") })
+        .layer(from_fn_with_state(app.clone(), health::count))
+        .with_state(app);
+    // A layer of a router runs after its routing, so the rewriting one has a router of its own around.
+    Router::new()
+        .fallback_service(routes)
+        .layer(map_request(collapse_slashes))
+        .layer(CatchPanicLayer::custom(|_| -> Response { ApiError::internal(&"a handler panicked").into_response() }))
 }
 
+/// The Python SDK sends `//v1/...` where its base URL ends with a slash.
+async fn collapse_slashes(mut request: Request) -> Request {
+    let path = request.uri().path();
+    if !path.contains("//") {
+        return request;
+    }
+    let mut plain = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !plain.ends_with('/') {
+            plain.push(c);
+        }
+    }
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    if let Ok(uri) = format!("{plain}{query}").parse::<Uri>() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// Answers requests until the app's shutdown token is cancelled, and those under way for a while longer.
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     let shutdown = app.shutdown.clone();
-    axum::serve(listener, axum::Router::new()).with_graceful_shutdown(shutdown.cancelled_owned()).await.context("serving HTTP")
+    let late = shutdown.clone();
+    let served = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown.cancelled_owned());
+    tokio::select! {
+        served = served.into_future() => served.context("serving HTTP"),
+        () = async { late.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
 }

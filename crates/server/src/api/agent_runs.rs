@@ -1,0 +1,417 @@
+//! Agent runs: create, look, continue, stop, and what they changed.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use codegen_agent::models::ConnectError;
+use codegen_store::{NewRun, PullRequest, Run, RunFilter};
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    auth::{Asked, InOrg},
+    body::{Fields, Input, USUAL, WITH_IMAGES},
+    error::{ApiError, Refusal, Refusals},
+    images,
+    limits::Limit,
+    page::{Page, Paging, time},
+};
+use crate::{App, NoModel};
+
+const LONGEST_PROMPT: usize = 200_000;
+const LARGEST_METADATA: usize = 1 << 20;
+const SOURCES: [&str; 12] = [
+    "LOCAL", "SLACK", "GITHUB", "GITHUB_CHECK_SUITE", "GITHUB_PR_REVIEW", "LINEAR", "API", "CHAT", "JIRA", "CLICKUP", "MONDAY",
+    "SETUP_COMMANDS",
+];
+
+/// Where a run was asked for.
+#[derive(ToSchema)]
+#[schema(rename_all = "SCREAMING_SNAKE_CASE")]
+#[allow(dead_code, reason = "documentation")]
+pub enum ApiAgentRunSourceType {
+    Local,
+    Slack,
+    Github,
+    GithubCheckSuite,
+    GithubPrReview,
+    Linear,
+    Api,
+    Chat,
+    Jira,
+    Clickup,
+    Monday,
+    SetupCommands,
+}
+
+/// A run.
+#[derive(Serialize, ToSchema)]
+pub struct AgentRunResponse {
+    id: i64,
+    organization_id: i64,
+    status: Option<String>,
+    created_at: Option<String>,
+    web_url: Option<String>,
+    result: Option<String>,
+    summary: Option<String>,
+    #[schema(value_type = Option<ApiAgentRunSourceType>)]
+    source_type: Option<String>,
+    github_pull_requests: Option<Vec<GithubPullRequestResponse>>,
+    #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
+    metadata: Option<Box<RawValue>>,
+    /// Of a continued run: its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_agent_run_id: Option<i64>,
+}
+
+/// A pull request of a run.
+#[derive(Serialize, ToSchema)]
+pub struct GithubPullRequestResponse {
+    id: i64,
+    title: Option<String>,
+    url: Option<String>,
+    created_at: String,
+    head_branch_name: Option<String>,
+    /// `open` or `closed`.
+    state: String,
+    merged: bool,
+    number: i64,
+}
+
+impl From<PullRequest> for GithubPullRequestResponse {
+    fn from(pull_request: PullRequest) -> Self {
+        Self {
+            id: pull_request.id,
+            title: Some(pull_request.title),
+            url: Some(pull_request.url),
+            created_at: time(pull_request.created_at),
+            head_branch_name: Some(pull_request.head_branch),
+            state: if pull_request.state == "open" { "open" } else { "closed" }.to_owned(),
+            merged: pull_request.state == "merged",
+            number: pull_request.number,
+        }
+    }
+}
+
+/// The page where people watch a run.
+pub fn web_url(app: &App, run_id: i64) -> String {
+    format!("{}/runs/{run_id}", app.config.public_url)
+}
+
+/// The caller's JSON as it came.
+pub fn metadata(run: &Run) -> Result<Option<Box<RawValue>>, ApiError> {
+    run.metadata.clone().map(RawValue::from_string).transpose().map_err(|error| ApiError::internal(&error))
+}
+
+async fn response(app: &App, run: Run) -> Result<AgentRunResponse, ApiError> {
+    let pull_requests = app.store.pull_requests_of_run(run.org_id, run.id).await?;
+    Ok(AgentRunResponse {
+        id: run.id,
+        organization_id: run.org_id,
+        status: Some(run.status().to_owned()),
+        created_at: Some(time(run.created_at)),
+        web_url: Some(web_url(app, run.id)),
+        metadata: metadata(&run)?,
+        result: run.result,
+        summary: run.summary,
+        source_type: Some(run.source_type),
+        github_pull_requests: Some(pull_requests.into_iter().map(Into::into).collect()),
+        new_agent_run_id: None,
+    })
+}
+
+/// 404 in the contract's words.
+pub fn no_run(error: codegen_store::Error) -> ApiError {
+    match error {
+        codegen_store::Error::NotFound => ApiError::not_found("Agent run not found."),
+        other => other.into(),
+    }
+}
+
+/// A run to create.
+#[derive(ToSchema)]
+pub struct CreateAgentRunInput {
+    /// What the agent shall do.
+    prompt: String,
+    /// Images as base64 data URIs.
+    #[schema(value_type = Option<Vec<String>>)]
+    images: Vec<String>,
+    /// Any JSON object; returned as it came.
+    #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
+    metadata: Option<String>,
+    /// In which repository.
+    repo_id: Option<i64>,
+    /// `provider/name`, else the default.
+    model: Option<String>,
+    /// Which agent, else the default.
+    #[schema(value_type = Option<AgentType>)]
+    agent_type: Option<String>,
+}
+
+/// An agent.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "documentation")]
+pub enum AgentType {
+    Codegen,
+    ClaudeCode,
+}
+
+fn prompt(fields: &mut Fields<'_>) -> Option<String> {
+    let prompt = fields.text("prompt")?;
+    let loc = ["body", "prompt"];
+    if prompt.trim().is_empty() {
+        fields.fail(&loc, "string_too_short", "String should have at least 1 character");
+        return None;
+    }
+    if prompt.chars().count() > LONGEST_PROMPT {
+        fields.fail(&loc, "string_too_long", format!("String should have at most {LONGEST_PROMPT} characters"));
+        return None;
+    }
+    Some(prompt)
+}
+
+impl Input for CreateAgentRunInput {
+    const BODY: usize = WITH_IMAGES;
+    const LIMIT: Limit = Limit::Create;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let prompt = prompt(fields);
+        let images = images::read(fields);
+        let metadata = fields.optional_object("metadata");
+        if metadata.iter().flatten().any(|text| text.len() > LARGEST_METADATA) {
+            fields.fail(&["body", "metadata"], "value_error", "Value error, metadata has at most 1 MB");
+        }
+        let repo_id = fields.optional_int("repo_id");
+        let model = fields.optional_text("model");
+        // Without a prompt there may be no body at all; the model then is not worth a failure.
+        if let (Some(_), Some(name)) = (&prompt, &model) {
+            match fields.app.model(name.as_deref()).err() {
+                None => {}
+                Some(NoModel::Connect(ConnectError::Client(error))) => {
+                    tracing::error!(%error, "preparing the HTTP client for models");
+                    fields.fail(&["body", "model"], "value_error", "Value error, the server cannot reach models");
+                }
+                Some(error) => fields.fail(&["body", "model"], "value_error", format!("Value error, {error}")),
+            }
+        }
+        let agent_type = fields.optional_word("agent_type", &["codegen", "claude_code"]);
+        if matches!(&agent_type, Some(Some(word)) if word == "claude_code") {
+            fields.fail(&["body", "agent_type"], "value_error", "Value error, claude_code is not installed on this server");
+        }
+        Some(Self {
+            prompt: prompt?,
+            images: images?,
+            metadata: metadata?,
+            repo_id: repo_id?,
+            model: model?,
+            agent_type: agent_type?,
+        })
+    }
+}
+
+/// A run's id.
+pub struct RunId(pub i64);
+
+impl Input for RunId {
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self(fields.path_id("agent_run_id")?))
+    }
+}
+
+/// Which runs.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documentation")]
+pub struct RunsQuery {
+    /// Only those of this user.
+    user_id: Option<i64>,
+    /// Only those from here.
+    source_type: Option<ApiAgentRunSourceType>,
+}
+
+/// Which runs, and which part of them.
+pub struct Runs(RunFilter, Paging);
+
+impl Input for Runs {
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let user_id = fields.query_int("user_id");
+        let source_type = fields.query_word("source_type", &SOURCES);
+        let paging = fields.page();
+        Some(Self(RunFilter { user_id: user_id?, source_type: source_type? }, paging?))
+    }
+}
+
+/// A follow-up.
+#[derive(ToSchema)]
+pub struct ResumeAgentRunInput {
+    agent_run_id: i64,
+    /// What the agent shall do next.
+    prompt: String,
+    /// Images as base64 data URIs.
+    #[schema(value_type = Option<Vec<String>>)]
+    images: Vec<String>,
+}
+
+impl Input for ResumeAgentRunInput {
+    const BODY: usize = WITH_IMAGES;
+    const LIMIT: Limit = Limit::Write;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let agent_run_id = fields.int("agent_run_id");
+        let prompt = prompt(fields);
+        let images = images::read(fields);
+        Some(Self { agent_run_id: agent_run_id?, prompt: prompt?, images: images? })
+    }
+}
+
+/// A run to stop.
+#[derive(ToSchema)]
+pub struct StopAgentRunInput {
+    agent_run_id: i64,
+}
+
+impl Input for StopAgentRunInput {
+    const BODY: usize = USUAL;
+    const LIMIT: Limit = Limit::Write;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { agent_run_id: fields.int("agent_run_id")? })
+    }
+}
+
+/// Queues a run; the work goes on by itself.
+#[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run", tag = "agents",
+    operation_id = "create_agent_run_v1_organizations__org_id__agent_run_post", params(("org_id" = i64, Path)),
+    request_body = CreateAgentRunInput,
+    responses((status = 200, description = "Successful Response", body = AgentRunResponse),
+        (status = 402, description = "Payment Required", body = Refusal),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn create(State(app): State<Arc<App>>, asked: Asked<InOrg, CreateAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+    let Asked { by, input } = asked;
+    let org = app.store.org(by.org_id).await?;
+    let out = org.enable_pr_creation && input.repo_id.is_some();
+    let repo_id = input.repo_id;
+    let new = NewRun {
+        user_id: by.member.user.id,
+        repo_id,
+        prompt: input.prompt,
+        images: input.images,
+        metadata: input.metadata,
+        model: input.model.or_else(|| app.config.default_model()),
+        agent_type: input.agent_type,
+        source_type: "API".to_owned(),
+        push: out,
+        open_pr: out,
+        ..NewRun::default()
+    };
+    let run = app.store.create_run(by.org_id, new, app.now()).await.map_err(|error| match (error, repo_id) {
+        (codegen_store::Error::NotFound, Some(id)) => ApiError::not_found(format!("Repository {id} not found.")),
+        (other, _) => other.into(),
+    })?;
+    Ok(Json(response(&app, run).await?))
+}
+
+/// A run as it is now.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/run/{agent_run_id}", tag = "agents",
+    operation_id = "get_agent_run_v1_organizations__org_id__agent_run__agent_run_id__get",
+    params(("agent_run_id" = i64, Path), ("org_id" = i64, Path)),
+    responses((status = 200, description = "Successful Response", body = AgentRunResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, RunId>) -> Result<Json<AgentRunResponse>, ApiError> {
+    let run = app.store.run(asked.by.org_id, asked.input.0).await.map_err(no_run)?;
+    Ok(Json(response(&app, run).await?))
+}
+
+/// Runs, newest first.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/runs", tag = "agents",
+    operation_id = "list_agent_runs_v1_organizations__org_id__agent_runs_get",
+    params(("org_id" = i64, Path), RunsQuery, Paging),
+    responses((status = 200, description = "Successful Response", body = Page<AgentRunResponse>), Refusals))]
+pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Runs>) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
+    let Runs(filter, paging) = asked.input;
+    let (runs, total) = app.store.runs(asked.by.org_id, filter, paging.skip, paging.limit).await?;
+    let mut items = Vec::with_capacity(runs.len());
+    for run in runs {
+        items.push(response(&app, run).await?);
+    }
+    Ok(Json(paging.page(items, total)))
+}
+
+/// The same, where the documentation's examples look for it.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/run", tag = "agents",
+    operation_id = "list_agent_runs_v1_organizations__org_id__agent_run_get",
+    params(("org_id" = i64, Path), RunsQuery, Paging),
+    responses((status = 200, description = "Successful Response", body = Page<AgentRunResponse>), Refusals))]
+pub async fn list_alias(app: State<Arc<App>>, asked: Asked<InOrg, Runs>) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
+    list(app, asked).await
+}
+
+/// Continues a run with a follow-up; a live one gets it at its next step.
+#[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run/resume", tag = "agents",
+    operation_id = "resume_agent_run_v1_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path)),
+    request_body = ResumeAgentRunInput,
+    responses((status = 200, description = "Successful Response", body = AgentRunResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn resume(State(app): State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+    let ResumeAgentRunInput { agent_run_id, prompt, images } = asked.input;
+    let run = app.store.add_message(asked.by.org_id, agent_run_id, &prompt, &images, app.now()).await.map_err(no_run)?;
+    let mut response = response(&app, run).await?;
+    response.new_agent_run_id = Some(response.id);
+    Ok(Json(response))
+}
+
+/// The same under `/v1/beta`.
+#[utoipa::path(post, path = "/v1/beta/organizations/{org_id}/agent/run/resume", tag = "agents",
+    operation_id = "resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path)),
+    request_body = ResumeAgentRunInput,
+    responses((status = 200, description = "Successful Response", body = AgentRunResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn resume_beta(app: State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+    resume(app, asked).await
+}
+
+/// Stops a run; its work is kept.
+#[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run/stop", tag = "agents",
+    operation_id = "stop_agent_run_v1_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path)),
+    request_body = StopAgentRunInput,
+    responses((status = 200, description = "Successful Response", body = AgentRunResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn stop(State(app): State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+    let run = app.store.request_stop(asked.by.org_id, asked.input.agent_run_id, app.now()).await.map_err(no_run)?;
+    Ok(Json(response(&app, run).await?))
+}
+
+/// The same under `/v1/beta`.
+#[utoipa::path(post, path = "/v1/beta/organizations/{org_id}/agent/run/stop", tag = "agents",
+    operation_id = "stop_agent_run_v1_beta_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path)),
+    request_body = StopAgentRunInput,
+    responses((status = 200, description = "Successful Response", body = AgentRunResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn stop_beta(app: State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+    stop(app, asked).await
+}
+
+/// What a run changed, as a patch, or with `Accept: application/json` as `{diff, stat}`.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/run/{agent_run_id}/diff", tag = "agents",
+    operation_id = "get_agent_run_diff_v1_organizations__org_id__agent_run__agent_run_id__diff_get",
+    params(("agent_run_id" = i64, Path), ("org_id" = i64, Path)),
+    responses((status = 200, description = "Successful Response", body = String, content_type = "text/plain"),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn diff(State(app): State<Arc<App>>, headers: HeaderMap, asked: Asked<InOrg, RunId>) -> Result<Response, ApiError> {
+    let org_id = asked.by.org_id;
+    let run = app.store.run(org_id, asked.input.0).await.map_err(no_run)?;
+    let patch = app.store.blob(org_id, run.id, "diff").await?.unwrap_or_default();
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("application/json") {
+        let body = json!({"diff": String::from_utf8_lossy(&patch), "stat": run.diff_stat.unwrap_or_default()});
+        return Ok(Json(body).into_response());
+    }
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], patch).into_response())
+}

@@ -1,0 +1,149 @@
+//! Who asks, and whether they may: the one place for authorization. A handler's signature says who may call it.
+//!
+//! Refusals come in this order: 401, 429, 422, 403; what a handler looks for and does not find is 404.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, FromRequestParts as _, RawPathParams, Request},
+    http::{HeaderMap, StatusCode, header},
+};
+use codegen_store::{Member, Role, Token, User};
+use futures::StreamExt as _;
+
+use super::{
+    body::{Fields, Input},
+    error::ApiError,
+};
+use crate::{App, token};
+
+/// Anyone with a valid token.
+pub struct Caller {
+    /// Who.
+    pub user: User,
+    /// By which token.
+    pub token: Token,
+}
+
+/// A member of the organization in the path.
+pub struct InOrg {
+    /// Which organization.
+    pub org_id: i64,
+    /// Who, as what.
+    pub member: Member,
+}
+
+/// A member who may change repositories and settings.
+pub struct Manager(pub InOrg);
+
+/// Who may call an operation.
+pub trait Access: Sized + Send {
+    /// Whether the organization is in the path.
+    const IN_ORG: bool;
+    /// Lets the caller in or refuses.
+    fn admit(app: &App, caller: Caller, org_id: i64) -> impl Future<Output = Result<Self, ApiError>> + Send;
+}
+
+impl Access for Caller {
+    const IN_ORG: bool = false;
+    async fn admit(_: &App, caller: Caller, _: i64) -> Result<Self, ApiError> {
+        Ok(caller)
+    }
+}
+
+impl Access for InOrg {
+    const IN_ORG: bool = true;
+    async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
+        // An organization that does not exist looks like one of others.
+        let member = app.store.org_member(org_id, caller.user.id).await?.ok_or_else(ApiError::forbidden)?;
+        Ok(Self { org_id, member })
+    }
+}
+
+impl Access for Manager {
+    const IN_ORG: bool = true;
+    async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
+        let member = InOrg::admit(app, caller, org_id).await?;
+        match member.member.role {
+            Role::Admin | Role::Manager => Ok(Self(member)),
+            Role::Member => Err(ApiError::Refused(
+                StatusCode::FORBIDDEN,
+                "Only managers and admins of the organization may do this.".to_owned(),
+            )),
+        }
+    }
+}
+
+/// A request that was let in: by whom, with what.
+pub struct Asked<A, I> {
+    /// By whom.
+    pub by: A,
+    /// With what.
+    pub input: I,
+}
+
+impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let caller = authenticate(app, &parts.headers).await?;
+        if app.config.rate_limits {
+            app.requests.limits.take(caller.token.id, I::LIMIT).map_err(ApiError::TooMany)?;
+        }
+        let params = RawPathParams::from_request_parts(&mut parts, app).await;
+        let path: HashMap<String, String> = match &params {
+            Ok(params) => params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            Err(_) => return Err(ApiError::not_found("Not found.")),
+        };
+        let bytes = if I::BODY > 0 { Some(read_body(body, &parts.headers, I::BODY).await?) } else { None };
+        let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
+        let mut fields = Fields::new(app, path, parts.uri.query(), body);
+        let org_id = if A::IN_ORG { fields.path_id("org_id") } else { Some(0) };
+        let input = I::read(&mut fields);
+        let (Some(input), Some(org_id), true) = (input, org_id, fields.failures.is_empty()) else {
+            return Err(ApiError::Invalid(fields.failures));
+        };
+        Ok(Self { by: A::admit(app, caller, org_id).await?, input })
+    }
+}
+
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (scheme, secret) = value.and_then(|value| value.split_once(' ')).ok_or_else(ApiError::unauthorized)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(ApiError::unauthorized());
+    }
+    // The search is by hash, so its timing tells nothing about a token.
+    let found = app.store.member_by_token_hash(&token::hash(secret.trim())).await?;
+    let (token, user) = found.ok_or_else(ApiError::unauthorized)?;
+    Ok(Caller { user, token })
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+async fn read_body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        let sentence = format!("The body is larger than {} MB.", limit >> 20);
+        ApiError::Refused(StatusCode::PAYLOAD_TOO_LARGE, sentence)
+    };
+    let said = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if said.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| ApiError::Refused(StatusCode::BAD_REQUEST, "The body broke off.".to_owned()))?;
+        if bytes.len() + chunk.len() > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,296 @@
+//! Reads a request's path, query and body, collecting every failure in FastAPI's words.
+
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+use super::error::{Loc, ValidationError};
+use crate::App;
+
+/// What an operation takes, read from [`Fields`]; `None` only where a failure was recorded.
+pub trait Input: Sized + Send {
+    /// Bytes of body it takes; 0 where it takes none.
+    const BODY: usize = 0;
+    /// Which limit it counts against.
+    const LIMIT: super::limits::Limit = super::limits::Limit::Read;
+
+    /// Reads it.
+    fn read(fields: &mut Fields<'_>) -> Option<Self>;
+}
+
+/// Usual size of a body.
+pub const USUAL: usize = 20 << 20;
+/// Size of a body with images.
+pub const WITH_IMAGES: usize = 140 << 20;
+
+/// A request taken apart.
+pub struct Fields<'a> {
+    /// For checks against the settings.
+    pub app: &'a App,
+    path: HashMap<String, String>,
+    query: HashMap<String, String>,
+    body: HashMap<String, Box<RawValue>>,
+    /// What is wrong so far.
+    pub failures: Vec<ValidationError>,
+}
+
+const INT: (&str, &str) = ("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
+
+impl<'a> Fields<'a> {
+    /// Takes a request apart; a body only where the operation takes one.
+    pub fn new(app: &'a App, path: HashMap<String, String>, query: Option<&str>, body: Option<(bool, &[u8])>) -> Self {
+        let query = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
+        let mut fields = Self { app, path, query, body: HashMap::new(), failures: Vec::new() };
+        match body {
+            None => {}
+            Some((_, [])) => fields.fail(&["body"], "missing", "Field required"),
+            Some((false, _)) => fields.not_an_object(),
+            Some((true, bytes)) => match serde_json::from_slice(bytes) {
+                Ok(body) => fields.body = body,
+                Err(error) if error.is_data() && first(bytes) != Some(b'{') => fields.not_an_object(),
+                Err(error) => {
+                    let lines = bytes.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1));
+                    let offset = lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1);
+                    let loc = vec![Loc::Key("body".to_owned()), Loc::Index(i64::try_from(offset).unwrap_or(i64::MAX))];
+                    fields.failures.push(ValidationError { loc, msg: "JSON decode error".to_owned(), r#type: "json_invalid" });
+                }
+            },
+        }
+        fields
+    }
+
+    fn not_an_object(&mut self) {
+        self.fail(&["body"], "model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
+    }
+
+    /// Whether the body could be read at all; where not, its fields are not reported as missing.
+    fn body_is_broken(&self) -> bool {
+        let body = Loc::Key("body".to_owned());
+        self.failures.iter().any(|f| {
+            f.loc.first() == Some(&body) && (f.loc.len() == 1 || matches!(f.loc.get(1), Some(Loc::Index(_))))
+        })
+    }
+
+    /// Records a failure.
+    pub fn fail(&mut self, loc: &[&str], r#type: &'static str, msg: impl Into<String>) {
+        let loc = loc.iter().map(|part| Loc::Key((*part).to_owned())).collect();
+        self.failures.push(ValidationError { loc, msg: msg.into(), r#type });
+    }
+
+    /// Records a failure at an item of a list in the body.
+    pub fn fail_item(&mut self, key: &str, index: usize, r#type: &'static str, msg: impl Into<String>) {
+        let index = i64::try_from(index).unwrap_or(i64::MAX);
+        let loc = vec![Loc::Key("body".to_owned()), Loc::Key(key.to_owned()), Loc::Index(index)];
+        self.failures.push(ValidationError { loc, msg: msg.into(), r#type });
+    }
+
+    /// An id in the path.
+    pub fn path_id(&mut self, key: &str) -> Option<i64> {
+        let text = self.path.get(key)?.clone();
+        self.parse_int(&["path", key], &text)
+    }
+
+    fn parse_int(&mut self, loc: &[&str], text: &str) -> Option<i64> {
+        let text = text.trim();
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let number = text.parse().ok();
+        if number.is_none() {
+            let long = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            let (word, msg) = if long { ("int_parsing_size", "Unable to parse input string as an integer, exceeded maximum size") } else { INT };
+            self.fail(loc, word, msg);
+        }
+        number
+    }
+
+    /// An optional integer of the query.
+    pub fn query_int(&mut self, key: &str) -> Option<Option<i64>> {
+        match self.query.get(key).cloned() {
+            None => Some(None),
+            Some(text) => self.parse_int(&["query", key], &text).map(Some),
+        }
+    }
+
+    /// `skip` and `limit`.
+    pub fn page(&mut self) -> Option<super::page::Paging> {
+        let skip = self.query_int("skip").and_then(|skip| self.within("skip", skip.unwrap_or(0), 0, i64::MAX));
+        let limit = self.query_int("limit").and_then(|limit| self.within("limit", limit.unwrap_or(100), 1, 100));
+        Some(super::page::Paging { skip: skip?, limit: limit? })
+    }
+
+    fn within(&mut self, key: &str, value: i64, least: i64, most: i64) -> Option<i64> {
+        if value < least {
+            self.fail(&["query", key], "greater_than_equal", format!("Input should be greater than or equal to {least}"));
+        } else if value > most {
+            self.fail(&["query", key], "less_than_equal", format!("Input should be less than or equal to {most}"));
+        } else {
+            return Some(value);
+        }
+        None
+    }
+
+    /// An optional flag of the query.
+    pub fn query_flag(&mut self, key: &str) -> Option<bool> {
+        match self.query.get(key).map(|text| text.to_ascii_lowercase()).as_deref() {
+            None | Some("false" | "0" | "off" | "no" | "n" | "f") => Some(false),
+            Some("true" | "1" | "on" | "yes" | "y" | "t") => Some(true),
+            Some(_) => {
+                self.fail(&["query", key], "bool_parsing", "Input should be a valid boolean, unable to interpret input");
+                None
+            }
+        }
+    }
+
+    /// An optional word of the query, one of some.
+    pub fn query_word(&mut self, key: &str, words: &[&str]) -> Option<Option<String>> {
+        match self.query.get(key).cloned() {
+            None => Some(None),
+            Some(text) if words.contains(&text.as_str()) => Some(Some(text)),
+            Some(_) => {
+                self.fail(&["query", key], "enum", one_of(words));
+                None
+            }
+        }
+    }
+
+    /// The raw JSON of a key; none where it is absent or null.
+    fn raw(&self, key: &str) -> Option<&RawValue> {
+        self.body.get(key).map(|raw| &**raw).filter(|raw| raw.get() != "null")
+    }
+
+    /// Whether a key that must be there is; null is another failure than absence.
+    fn required(&mut self, key: &str) -> bool {
+        let there = self.body.contains_key(key);
+        if !there && !self.body_is_broken() {
+            self.fail(&["body", key], "missing", "Field required");
+        }
+        there
+    }
+
+    /// A text of the body that must be there.
+    pub fn text(&mut self, key: &str) -> Option<String> {
+        if !self.required(key) {
+            return None;
+        }
+        match self.optional_text(key)? {
+            Some(text) => Some(text),
+            None => {
+                self.fail(&["body", key], "string_type", "Input should be a valid string");
+                None
+            }
+        }
+    }
+
+    /// A text of the body that may be absent or null.
+    pub fn optional_text(&mut self, key: &str) -> Option<Option<String>> {
+        let Some(raw) = self.raw(key) else { return Some(None) };
+        let Ok(text) = serde_json::from_str::<String>(raw.get()) else {
+            self.fail(&["body", key], "string_type", "Input should be a valid string");
+            return None;
+        };
+        if text.contains('\0') {
+            self.fail(&["body", key], "value_error", "Value error, a text has no NUL character");
+            return None;
+        }
+        Some(Some(text))
+    }
+
+    /// An optional word of the body, one of some.
+    pub fn optional_word(&mut self, key: &str, words: &[&str]) -> Option<Option<String>> {
+        let Some(raw) = self.raw(key) else { return Some(None) };
+        match serde_json::from_str::<String>(raw.get()) {
+            Ok(text) if words.contains(&text.as_str()) => Some(Some(text)),
+            Ok(_) | Err(_) => {
+                self.fail(&["body", key], "literal_error", one_of(words));
+                None
+            }
+        }
+    }
+
+    /// An integer of the body that must be there.
+    pub fn int(&mut self, key: &str) -> Option<i64> {
+        if !self.required(key) {
+            return None;
+        }
+        match self.optional_int(key)? {
+            Some(number) => Some(number),
+            None => {
+                self.fail(&["body", key], "int_type", "Input should be a valid integer");
+                None
+            }
+        }
+    }
+
+    /// An integer of the body that may be absent or null. As FastAPI does, a text of digits and `1.0` pass.
+    pub fn optional_int(&mut self, key: &str) -> Option<Option<i64>> {
+        let Some(raw) = self.raw(key) else { return Some(None) };
+        let loc = ["body", key];
+        match serde_json::from_str::<serde_json::Value>(raw.get()) {
+            Ok(serde_json::Value::String(text)) => self.parse_int(&loc, &text).map(Some),
+            Ok(serde_json::Value::Number(number)) => {
+                if let Some(number) = number.as_i64() {
+                    return Some(Some(number));
+                }
+                match number.as_f64() {
+                    #[allow(clippy::cast_possible_truncation, reason = "whole and small")]
+                    Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => return Some(Some(float as i64)),
+                    Some(float) if float.fract() != 0.0 => {
+                        self.fail(&loc, "int_from_float", "Input should be a valid integer, got a number with a fractional part");
+                    }
+                    Some(_) | None => {
+                        self.fail(&loc, "int_parsing_size", "Unable to parse input string as an integer, exceeded maximum size");
+                    }
+                }
+                None
+            }
+            Ok(_) | Err(_) => {
+                self.fail(&loc, "int_type", "Input should be a valid integer");
+                None
+            }
+        }
+    }
+
+    /// A list of texts that may be absent or null.
+    pub fn optional_texts(&mut self, key: &str) -> Option<Vec<String>> {
+        let Some(raw) = self.raw(key) else { return Some(Vec::new()) };
+        let Ok(items) = serde_json::from_str::<Vec<Box<RawValue>>>(raw.get()) else {
+            self.fail(&["body", key], "list_type", "Input should be a valid list");
+            return None;
+        };
+        let mut texts = Some(Vec::with_capacity(items.len()));
+        for (index, item) in items.iter().enumerate() {
+            match serde_json::from_str::<String>(item.get()) {
+                Ok(text) => texts.iter_mut().for_each(|texts| texts.push(text.clone())),
+                Err(_) => {
+                    self.fail_item(key, index, "string_type", "Input should be a valid string");
+                    texts = None;
+                }
+            }
+        }
+        texts
+    }
+
+    /// An object that may be absent or null, byte for byte.
+    pub fn optional_object(&mut self, key: &str) -> Option<Option<String>> {
+        match self.raw(key).map(|raw| raw.get().to_owned()) {
+            None => Some(None),
+            Some(text) if text.starts_with('{') => Some(Some(text)),
+            Some(_) => {
+                self.fail(&["body", key], "dict_type", "Input should be a valid dictionary");
+                None
+            }
+        }
+    }
+}
+
+fn first(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => format!("Input should be {last}"),
+        Some((last, others)) => format!("Input should be {} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}

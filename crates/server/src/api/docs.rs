@@ -1,0 +1,55 @@
+//! The API document, made from the handlers, and a page that shows it.
+
+use std::sync::LazyLock;
+
+use axum::{Json, response::Html};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+
+use super::{agent_runs, events, health, logs, organizations, repos, users};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Developer API", description = "API for application developers", version = "1.0.0", license(name = "Apache-2.0")),
+    security(("bearer" = [])),
+    modifiers(&Bearer),
+    paths(
+        users::me, users::list, users::get,
+        organizations::list,
+        repos::list, repos::list_alias, repos::add, repos::setup_commands, repos::put_setup_commands,
+        agent_runs::create, agent_runs::get, agent_runs::list, agent_runs::list_alias,
+        agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, agent_runs::diff,
+        logs::get, logs::alpha, events::get,
+        health::healthz, health::readyz, health::metrics,
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+static DOCUMENT: LazyLock<serde_json::Value> =
+    LazyLock::new(|| serde_json::to_value(Document::openapi()).unwrap_or_default());
+
+/// The API document.
+pub fn openapi() -> serde_json::Value {
+    DOCUMENT.clone()
+}
+
+/// The API document as served.
+pub async fn json() -> Json<&'static serde_json::Value> {
+    Json(&DOCUMENT)
+}
+
+/// The page.
+pub async fn page() -> Html<&'static str> {
+    Html(include_str!("docs.html"))
+}

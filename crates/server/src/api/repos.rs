@@ -1,0 +1,182 @@
+//! Repositories, and their setup commands.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use codegen_store::{NewRepo, Repo};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    auth::{Asked, InOrg, Manager},
+    body::{Fields, Input, USUAL},
+    error::{ApiError, Loc, Refusal, Refusals, ValidationError},
+    limits::Limit,
+    page::{Page, Paging},
+};
+use crate::{App, forge::git};
+
+const LONGEST_SETUP: usize = 100_000;
+
+/// A repository.
+#[derive(Serialize, ToSchema)]
+pub struct RepoResponse {
+    id: i64,
+    name: String,
+    full_name: String,
+    #[schema(required)]
+    description: Option<String>,
+    github_id: String,
+    organization_id: i64,
+    #[schema(required)]
+    visibility: Option<String>,
+    #[schema(required)]
+    archived: Option<bool>,
+    setup_status: String,
+    #[schema(required)]
+    language: Option<String>,
+}
+
+impl From<Repo> for RepoResponse {
+    fn from(repo: Repo) -> Self {
+        Self {
+            id: repo.id,
+            name: repo.name,
+            full_name: repo.full_name,
+            description: repo.description,
+            github_id: repo.id.to_string(),
+            organization_id: repo.org_id,
+            visibility: repo.visibility,
+            archived: Some(repo.archived),
+            setup_status: repo.setup_status,
+            language: repo.language,
+        }
+    }
+}
+
+/// A repository to add.
+#[derive(ToSchema)]
+pub struct AddRepoInput {
+    /// A git URL, or a folder of the server where its settings allow that.
+    url: String,
+}
+
+impl Input for AddRepoInput {
+    const BODY: usize = USUAL;
+    const LIMIT: Limit = Limit::Write;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let url = fields.text("url")?.trim().to_owned();
+        let loc = ["body", "url"];
+        if let Err(error) = git::check_origin(&url) {
+            fields.fail(&loc, "value_error", format!("Value error, {error}"));
+            return None;
+        }
+        if git::local_path(&url).is_some() && !fields.app.config.allow_local_repos {
+            fields.fail(&loc, "value_error", "Value error, this server does not take folders: its setting allow_local_repos is off");
+            return None;
+        }
+        Some(Self { url })
+    }
+}
+
+/// A repository's setup commands.
+#[derive(Serialize, ToSchema)]
+pub struct SetupCommands {
+    /// Run at the start of each run, in one shell whose environment the agent inherits.
+    setup_commands: String,
+}
+
+/// A repository's id.
+pub struct RepoId(i64);
+
+impl Input for RepoId {
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self(fields.path_id("repo_id")?))
+    }
+}
+
+/// New setup commands of a repository.
+pub struct PutSetupCommands(i64, String);
+
+impl Input for PutSetupCommands {
+    const BODY: usize = USUAL;
+    const LIMIT: Limit = Limit::Write;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let id = fields.path_id("repo_id");
+        let commands = fields.text("setup_commands");
+        if commands.as_ref().is_some_and(|text| text.chars().count() > LONGEST_SETUP) {
+            let sentence = format!("String should have at most {LONGEST_SETUP} characters");
+            fields.fail(&["body", "setup_commands"], "string_too_long", sentence);
+        }
+        Some(Self(id?, commands?))
+    }
+}
+
+fn no_repo(id: i64) -> impl Fn(codegen_store::Error) -> ApiError {
+    move |error| match error {
+        codegen_store::Error::NotFound => ApiError::not_found(format!("Repository {id} not found.")),
+        other => other.into(),
+    }
+}
+
+/// Repositories of the organization.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/repos", tag = "repositories",
+    operation_id = "get_repositories_v1_organizations__org_id__repos_get", params(("org_id" = i64, Path), Paging),
+    responses((status = 200, description = "Successful Response", body = Page<RepoResponse>), Refusals))]
+pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Paging>) -> Result<Json<Page<RepoResponse>>, ApiError> {
+    let paging = asked.input;
+    let (repos, total) = app.store.repos(asked.by.org_id, paging.skip, paging.limit).await?;
+    Ok(Json(paging.page(repos.into_iter().map(Into::into).collect(), total)))
+}
+
+/// The same, where the Python client looks for it.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/repositories", tag = "repositories",
+    operation_id = "list_repositories_v1_organizations__org_id__repositories_get", params(("org_id" = i64, Path), Paging),
+    responses((status = 200, description = "Successful Response", body = Page<RepoResponse>), Refusals))]
+pub async fn list_alias(app: State<Arc<App>>, asked: Asked<InOrg, Paging>) -> Result<Json<Page<RepoResponse>>, ApiError> {
+    list(app, asked).await
+}
+
+/// Adds a repository, or finds the one with this address.
+#[utoipa::path(post, path = "/v1/organizations/{org_id}/repos", tag = "repositories",
+    operation_id = "add_repository_v1_organizations__org_id__repos_post", params(("org_id" = i64, Path)),
+    request_body = AddRepoInput,
+    responses((status = 200, description = "Successful Response", body = RepoResponse), Refusals))]
+pub async fn add(State(app): State<Arc<App>>, asked: Asked<Manager, AddRepoInput>) -> Result<Json<RepoResponse>, ApiError> {
+    let AddRepoInput { url } = asked.input;
+    let probe = git::probe(&url).await.map_err(|error| {
+        let loc = vec![Loc::Key("body".to_owned()), Loc::Key("url".to_owned())];
+        ApiError::Invalid(vec![ValidationError { loc, msg: format!("Value error, {error}"), r#type: "value_error" }])
+    })?;
+    let new = NewRepo::of_origin(&url, probe.default_branch.as_deref());
+    Ok(Json(app.store.create_repo(asked.by.0.org_id, new, app.now()).await?.into()))
+}
+
+/// A repository's setup commands.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/repos/{repo_id}/setup-commands", tag = "repositories",
+    operation_id = "get_setup_commands_v1_organizations__org_id__repos__repo_id__setup_commands_get",
+    params(("org_id" = i64, Path), ("repo_id" = i64, Path)),
+    responses((status = 200, description = "Successful Response", body = SetupCommands),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn setup_commands(State(app): State<Arc<App>>, asked: Asked<InOrg, RepoId>) -> Result<Json<SetupCommands>, ApiError> {
+    let id = asked.input.0;
+    let repo = app.store.repo(asked.by.org_id, id).await.map_err(no_repo(id))?;
+    Ok(Json(SetupCommands { setup_commands: repo.setup_commands }))
+}
+
+/// Replaces a repository's setup commands.
+#[utoipa::path(put, path = "/v1/organizations/{org_id}/repos/{repo_id}/setup-commands", tag = "repositories",
+    operation_id = "put_setup_commands_v1_organizations__org_id__repos__repo_id__setup_commands_put",
+    params(("org_id" = i64, Path), ("repo_id" = i64, Path)), request_body = SetupCommands,
+    responses((status = 200, description = "Successful Response", body = SetupCommands),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn put_setup_commands(
+    State(app): State<Arc<App>>,
+    asked: Asked<Manager, PutSetupCommands>,
+) -> Result<Json<SetupCommands>, ApiError> {
+    let PutSetupCommands(id, commands) = asked.input;
+    let repo = app.store.set_setup_commands(asked.by.0.org_id, id, &commands).await.map_err(no_repo(id))?;
+    Ok(Json(SetupCommands { setup_commands: repo.setup_commands }))
+}
