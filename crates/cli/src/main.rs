@@ -1,2 +1,90 @@
-//! The codegen binary.
-fn main() {}
+//! The `codegen` binary: the server, single runs, and the commands that talk to a server.
+
+mod agent;
+mod client;
+mod completion;
+mod config;
+mod doctor;
+mod login;
+mod render;
+mod repo;
+mod run;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use codegen_server::Zygote;
+
+/// A self-hosted platform that runs code agents.
+#[derive(Parser)]
+#[command(name = "codegen", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server: HTTP API and worker
+    Serve(serve::Args),
+    /// Run one task on a repository, without a server
+    Run(run::Args),
+    /// Start a run on the server, or look at one
+    Agent(agent::Args),
+    /// List the server's runs, newest first
+    Agents(agent::ListArgs),
+    /// The server's repositories
+    Repo(repo::Args),
+    /// Keep a server's address and a token for later commands
+    Login(login::Args),
+    /// Say what this host can do for isolation, what is missing, and what to do about it
+    Doctor(doctor::Args),
+    /// Show the settings and where each comes from
+    Config(config::Args),
+    /// Print a shell's completion script
+    Completion(completion::Args),
+}
+
+/// Where settings and data are, for the commands that work on this machine.
+#[derive(clap::Args, Clone)]
+struct DataDir {
+    /// Folder of the database, mirrors and sandboxes [default: the user's data folder]
+    #[arg(long, value_name = "DIR", env = "CODEGEN_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Makes the process that sandboxes are cloned from. It must be forked while this process has one thread,
+/// so it comes before the async runtime, and only for the commands that need it.
+fn with_sandboxes(command: impl AsyncFnOnce(Zygote) -> Result<ExitCode>) -> Result<ExitCode> {
+    let zygote = Zygote::fork().context("starting the sandbox zygote")?;
+    async_runtime()?.block_on(command(zygote))
+}
+
+fn without_sandboxes(command: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(command).map(|()| ExitCode::SUCCESS)
+}
+
+fn async_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Serve(args) => with_sandboxes(async |zygote| serve::serve(args, zygote).await),
+        Command::Run(args) => with_sandboxes(async |zygote| run::run(args, zygote).await),
+        Command::Agent(args) => without_sandboxes(agent::agent(args)),
+        Command::Agents(args) => without_sandboxes(agent::list(args)),
+        Command::Repo(args) => without_sandboxes(repo::repo(args)),
+        Command::Login(args) => without_sandboxes(login::login(args)),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Config(args) => config::config(&args),
+        Command::Completion(args) => completion::completion(&args),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("codegen: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -88,12 +88,16 @@ impl App {
             full_name: Some("Admin".to_owned()),
             ..NewUser::default()
         };
-        let made = app.store.bootstrap("codegen", admin, &token::hash(&first), app.now()).await.context("setting up")?;
+        let made =
+            app.store.bootstrap("codegen", admin, &token::hash(&first), app.now()).await.context("setting up")?;
         let first_start = match (made, preset) {
             (Some(_), _) => Some(FirstStart { token: first }),
             (None, Some(preset)) => {
                 let (_, admin) = app.store.first_org_and_admin().await.context("finding the admin")?;
-                app.store.add_token(admin.id, "preset", &token::hash(preset), app.now()).await.context("adding the token")?;
+                app.store
+                    .add_token(admin.id, "preset", &token::hash(preset), app.now())
+                    .await
+                    .context("adding the token")?;
                 None
             }
             (None, None) => None,

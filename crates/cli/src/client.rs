@@ -1,0 +1,289 @@
+//! The API as the client commands see it: where the server is, who we are, and JSON in and out.
+
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What `codegen login` keeps, in a file that only its owner can read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Login {
+    /// Server, without a trailing slash.
+    pub url: String,
+    /// Bearer token.
+    pub token: String,
+    /// Organization that commands work in.
+    pub org_id: i64,
+}
+
+fn login_file() -> Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".config"),
+    };
+    Ok(base.join("codegen").join("login.json"))
+}
+
+impl Login {
+    /// Keeps the log-in for later commands and says where.
+    pub fn save(&self) -> Result<PathBuf> {
+        let path = login_file()?;
+        let dir = path.parent().context("the log-in file has no folder")?;
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        let new = path.with_extension("new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .with_context(|| format!("writing {}", new.display()))?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn load() -> Result<Option<Self>> {
+        let path = login_file()?;
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(
+                serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is damaged; run `codegen login` again", path.display()))?,
+            )),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+}
+
+/// A server that refused a request.
+#[derive(Debug)]
+pub struct Refused {
+    /// HTTP status.
+    pub status: u16,
+    /// The server's own words.
+    pub message: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.status {
+            401 => write!(f, "{} (run `codegen login --token TOKEN --url URL`)", self.message),
+            _ => write!(f, "{}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A connection to one server as one user.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+    org_id: i64,
+}
+
+impl Client {
+    /// For a server and a token that may not be saved yet.
+    pub fn new(url: &str, token: &str, org_id: i64) -> Result<Self> {
+        rustls::crypto::ring::default_provider().install_default().ok(); // An error only says that one is installed.
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("codegen/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(10))
+            .build()
+            .context("starting the HTTP client")?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: token.to_owned(), org_id })
+    }
+
+    /// From the environment (`CODEGEN_API_BASE_URL`, `CODEGEN_API_TOKEN`, `CODEGEN_ORG_ID`), else the saved log-in.
+    pub fn from_login() -> Result<Self> {
+        let saved = Login::load()?;
+        let from_env = |key: &str| std::env::var(key).ok().filter(|v| !v.is_empty());
+        let url = from_env("CODEGEN_API_BASE_URL").or(saved.as_ref().map(|l| l.url.clone()));
+        let token = from_env("CODEGEN_API_TOKEN").or(saved.as_ref().map(|l| l.token.clone()));
+        let (Some(url), Some(token)) = (url, token) else {
+            bail!("not logged in: run `codegen login --token TOKEN --url URL` (`codegen serve` prints both)");
+        };
+        let org_id = match from_env("CODEGEN_ORG_ID") {
+            Some(text) => text.parse().with_context(|| format!("CODEGEN_ORG_ID is not a number: {text}"))?,
+            None => saved.map_or(1, |l| l.org_id),
+        };
+        Self::new(&url, &token, org_id)
+    }
+
+    /// `/v1/organizations/{org_id}` and what follows.
+    pub fn org_path(&self, rest: &str) -> String {
+        format!("/v1/organizations/{}{rest}", self.org_id)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+        let response = request
+            .bearer_auth(&self.token)
+            .send()
+            .await
+            .with_context(|| format!("no answer from {} (is `codegen serve` running there?)", self.url))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        let message = serde_json::from_str::<Value>(&text)
+            .ok()
+            .and_then(|body| refusal_text(&body))
+            .unwrap_or_else(|| format!("the server answered {status}"));
+        Err(Refused { status: status.as_u16(), message }.into())
+    }
+
+    /// GET, answered with JSON.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let response = self.send(self.http.get(format!("{}{path}", self.url))).await?;
+        response.json().await.context("reading the server's answer")
+    }
+
+    /// POST of JSON, answered with JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        let response = self.send(self.http.post(format!("{}{path}", self.url)).json(body)).await?;
+        response.json().await.context("reading the server's answer")
+    }
+
+    /// Follows a run's events to their end, resuming after a broken connection; each durable event is given once.
+    pub async fn follow(&self, run_id: i64, mut on_event: impl FnMut(&str, &Value)) -> Result<()> {
+        let path = self.org_path(&format!("/agent/run/{run_id}/events"));
+        let mut last_id: Option<String> = None;
+        let mut failures = 0;
+        loop {
+            let mut request = self.http.get(format!("{}{path}", self.url));
+            if let Some(id) = &last_id {
+                request = request.header("Last-Event-ID", id);
+            }
+            let response = match self.send(request).await {
+                Ok(response) => response,
+                Err(e) if e.is::<Refused>() || failures >= 30 => return Err(e),
+                Err(_) => {
+                    failures += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let mut bytes = response.bytes_stream();
+            let mut parser = EventParser::default();
+            while let Some(Ok(chunk)) = bytes.next().await {
+                failures = 0;
+                for event in parser.push(&chunk) {
+                    if event.kind == "end" {
+                        return Ok(());
+                    }
+                    if let Some(id) = event.id {
+                        last_id = Some(id);
+                    }
+                    on_event(&event.kind, &serde_json::from_str(&event.data).unwrap_or(Value::Null));
+                }
+            }
+            failures += 1;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+/// The readable part of an error body: `message`, or the 422 list as one line each.
+fn refusal_text(body: &Value) -> Option<String> {
+    if let Some(message) = body["message"].as_str() {
+        return Some(message.to_owned());
+    }
+    let failures = body["detail"].as_array()?;
+    let lines = failures.iter().map(|failure| {
+        let place: Vec<String> = failure["loc"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned))
+            .collect();
+        format!("{}: {}", place.join("."), failure["msg"].as_str().unwrap_or("not valid"))
+    });
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// One server-sent event.
+#[derive(Debug, Default, PartialEq)]
+struct SentEvent {
+    id: Option<String>,
+    kind: String,
+    data: String,
+}
+
+/// Cuts a byte stream into server-sent events (the HTML standard's event stream format, as far as our server uses it).
+#[derive(Debug, Default)]
+struct EventParser {
+    buffer: Vec<u8>,
+    event: SentEvent,
+}
+
+impl EventParser {
+    fn push(&mut self, chunk: &[u8]) -> Vec<SentEvent> {
+        self.buffer.extend_from_slice(chunk);
+        let mut events = Vec::new();
+        while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.buffer.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end_matches(['\n', '\r']);
+            if line.is_empty() {
+                let event = std::mem::take(&mut self.event);
+                if !event.data.is_empty() {
+                    events.push(event);
+                }
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "id" => self.event.id = Some(value.to_owned()),
+                "event" => value.clone_into(&mut self.event.kind),
+                "data" => {
+                    if !self.event.data.is_empty() {
+                        self.event.data.push('\n');
+                    }
+                    self.event.data.push_str(value);
+                }
+                _ => {}
+            }
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_422_body_becomes_one_line_per_failure() {
+        let body =
+            serde_json::json!({"detail": [{"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"}]});
+        assert_eq!(refusal_text(&body).unwrap(), "body.prompt: Field required");
+    }
+
+    proptest! {
+        #[test]
+        fn events_do_not_depend_on_how_the_bytes_were_cut(cuts in prop::collection::vec(1usize..9, 1..40)) {
+            let text = b": keep-alive\n\nid: 1\nevent: reply\ndata: {\"a\":1}\n\nevent: end\ndata: {}\n\n";
+            let mut parser = EventParser::default();
+            let mut events = Vec::new();
+            let (mut rest, mut cuts) = (&text[..], cuts.into_iter().cycle());
+            while !rest.is_empty() {
+                let (head, tail) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                events.extend(parser.push(head));
+                rest = tail;
+            }
+            prop_assert_eq!(events.len(), 2);
+            prop_assert_eq!(events[0].id.as_deref(), Some("1"));
+            prop_assert_eq!(&events[1].kind, "end");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `codegen serve`: the server until SIGTERM or Ctrl-C.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+use codegen_server::{App, Zygote, config::Config};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::info;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where to listen [default: 127.0.0.1:8080]
+    #[arg(long)]
+    addr: Option<SocketAddr>,
+    #[command(flatten)]
+    place: crate::DataDir,
+}
+
+/// Serves until it is told to end, then drains.
+pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG")
+                .unwrap_or_else(|_| "info,sqlx=warn,hyper=warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let mut config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
+    if let Some(addr) = args.addr {
+        config.set_addr(addr);
+    }
+    let listener = match TcpListener::bind(config.addr).await {
+        Ok(listener) => listener,
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("{} is in use by another program; give another address with --addr", config.addr)
+        }
+        Err(e) => return Err(e).with_context(|| format!("listening on {}", config.addr)),
+    };
+    // Port 0 asks the kernel for a free one.
+    config.set_addr(listener.local_addr().context("reading the listening address")?);
+    let engine = codegen_server::engine::engine(zygote, &config.data_dir)?;
+    let (app, first_start) = App::open(config, engine).await?;
+    println!("codegen is at {}", app.config.public_url);
+    if let Some(first) = first_start {
+        println!("token (shown once): {}", first.token);
+        println!("next: codegen login --url {} --token {}", app.config.public_url, first.token);
+    }
+    let shutdown = app.shutdown.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        info!("asked to end: draining, running runs go on at the next start");
+        shutdown.cancel();
+    });
+    codegen_server::serve(app, listener).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,7 @@
+//! The binary as a user meets it: real processes, real repositories, a scripted model.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fixture;
+mod run;
+mod serve;
+mod tidy;

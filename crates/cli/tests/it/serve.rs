@@ -1,0 +1,148 @@
+//! `codegen serve` and the commands that talk to it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::fixture::{Fixture, git, text};
+
+struct Server<'a> {
+    fixture: &'a Fixture,
+    process: Child,
+    url: String,
+    token: Option<String>,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl<'a> Server<'a> {
+    fn start(fixture: &'a Fixture, env: &[(&str, &str)]) -> Self {
+        let mut process = fixture
+            .codegen()
+            .args(["serve", "--addr", "127.0.0.1:0"])
+            .envs(env.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let url = lines.next().unwrap().unwrap().strip_prefix("codegen is at ").unwrap().to_owned();
+        Self { fixture, process, url, token: None, lines }
+    }
+
+    fn first(fixture: &'a Fixture, env: &[(&str, &str)]) -> Self {
+        let mut server = Self::start(fixture, env);
+        let line = server.lines.next().unwrap().unwrap();
+        server.token = Some(line.strip_prefix("token (shown once): ").unwrap().to_owned());
+        server
+    }
+
+    fn client(&self, args: &[&str]) -> Output {
+        self.fixture.codegen().args(args).output().unwrap()
+    }
+
+    fn terminate(mut self) -> Option<i32> {
+        std::process::Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        self.process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+#[test]
+fn a_new_server_is_logged_in_to_given_a_repository_and_asked_for_a_run() {
+    let fixture = Fixture::new();
+    let model = format!("scripted:{}", fixture.mending().display());
+    let server = Server::first(&fixture, &[("CODEGEN_DEFAULT_MODEL", &model)]);
+    let token = server.token.clone().unwrap();
+    let bad = server.client(&["login", "--token", "wrong", "--url", &server.url]);
+    assert!(!bad.status.success());
+    let login = server.client(&["login", "--token", &token, "--url", &server.url]);
+    assert!(login.status.success(), "{}", text(&login));
+    let added = server.client(&["repo", "add", fixture.origin().to_str().unwrap(), "--json"]);
+    let repo: Value = serde_json::from_slice(&added.stdout).unwrap_or_else(|_| panic!("{}", text(&added)));
+    let id = repo["id"].to_string();
+    let run = server.client(&["agent", "--prompt", "Mend it.", "--repo-id", &id, "--follow"]);
+    assert!(run.status.success(), "{}", text(&run));
+    let branches = git(&fixture.origin(), &["branch", "--list", "codegen/*", "--format=%(refname:short)"]);
+    assert_eq!(
+        git(&fixture.origin(), &["show", &format!("{branches}:total.py")]),
+        "def total(xs):\n    return sum(xs)"
+    );
+    let list = server.client(&["agents", "--json"]);
+    let page: Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(page["items"][0]["status"], "COMPLETE");
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn a_second_server_on_the_same_data_directory_is_refused() {
+    let fixture = Fixture::new();
+    let _server = Server::first(&fixture, &[]);
+    let second = fixture.codegen().args(["serve", "--addr", "127.0.0.1:0"]).output().unwrap();
+    assert!(!second.status.success());
+    assert!(text(&second).contains("another"), "{}", text(&second));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let fixture = Fixture::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let output = fixture.codegen().args(["serve", "--addr", &addr]).output().unwrap();
+    assert!(!output.status.success());
+    assert!(text(&output).contains(&addr), "{}", text(&output));
+}
+
+#[test]
+fn the_token_is_shown_once_and_outlives_a_restart() {
+    let fixture = Fixture::new();
+    let mut server = Server::first(&fixture, &[]);
+    let token = server.token.take().unwrap();
+    assert_eq!(server.terminate(), Some(0));
+    let server = Server::start(&fixture, &[]);
+    let login = server.client(&["login", "--token", &token, "--url", &server.url]);
+    assert!(login.status.success(), "{}", text(&login));
+}
+
+#[test]
+fn a_run_that_a_killed_server_left_goes_on_at_the_next_start() {
+    let fixture = Fixture::new();
+    let script = fixture.script(&serde_json::json!([
+        {"text": "one", "calls": [{"name": "shell", "input": {"command": "echo once >> log.txt; touch begun; while [ ! -e go ]; do read -t 0.05 x < /dev/zero || true; done"}}]},
+        {"text": "two", "calls": [{"name": "shell", "input": {"command": "echo twice >> log.txt"}}]},
+        {"text": "", "calls": [{"name": "finish", "input": {"summary": "done", "success": true}}]},
+    ]));
+    let model = format!("scripted:{}", script.display());
+    let env = [("CODEGEN_DEFAULT_MODEL", model.as_str())];
+    let mut server = Server::first(&fixture, &env);
+    let token = server.token.take().unwrap();
+    assert!(server.client(&["login", "--token", &token, "--url", &server.url]).status.success());
+    let added = server.client(&["repo", "add", fixture.origin().to_str().unwrap(), "--json"]);
+    let repo: Value = serde_json::from_slice(&added.stdout).unwrap();
+    let started = server.client(&["agent", "--prompt", "Go.", "--repo-id", &repo["id"].to_string(), "--json"]);
+    let id = serde_json::from_slice::<Value>(&started.stdout).unwrap()["id"].to_string();
+    let mut follow =
+        fixture.codegen().args(["agent", "--id", &id, "--follow", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let events = BufReader::new(follow.stdout.take().unwrap()).lines();
+    events
+        .map_while(Result::ok)
+        .find(|line| line.contains("\"kind\":\"call\"") || line.contains("call_started"))
+        .unwrap();
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    drop(server);
+    let server = Server::start(&fixture, &env);
+    assert!(server.client(&["login", "--token", &token, "--url", &server.url]).status.success());
+    let run = server.client(&["agent", "--id", &id, "--follow"]);
+    assert!(run.status.success(), "{}", text(&run));
+    assert!(text(&run).contains("interrupted"), "{}", text(&run));
+}

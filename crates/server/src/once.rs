@@ -1,0 +1,189 @@
+//! One run without a server: what `codegen run` is made of.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use codegen_store::{NewRepo, NewRun, Run};
+use serde_json::Value;
+use tokio::{sync::broadcast::error::RecvError, task::JoinHandle};
+
+use crate::{App, Zygote, config::Config, engine, forge::git, worker};
+
+/// What to do.
+#[derive(Debug)]
+pub struct Task {
+    /// For the agent.
+    pub prompt: String,
+    /// A folder or a URL.
+    pub origin: String,
+    /// Branch to start from; none means the working tree of a folder, the default branch of a URL.
+    pub base: Option<String>,
+    /// `provider/name`.
+    pub model: Option<String>,
+    /// Push the branch.
+    pub push: bool,
+    /// Open a pull request.
+    pub open_pr: bool,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct End {
+    /// The contract's word, `COMPLETE` when the task is done.
+    pub status: &'static str,
+    /// `git diff --stat`.
+    pub diff_stat: Option<String>,
+    /// The branch with the work, also in the folder it started from.
+    pub branch: Option<String>,
+    /// Whether the branch is at the origin.
+    pub pushed: bool,
+    /// Its address.
+    pub pull_request: Option<String>,
+}
+
+/// A run under way in this process.
+pub struct Once {
+    app: Arc<App>,
+    run: Run,
+    folder: Option<PathBuf>,
+    work: JoinHandle<Result<()>>,
+}
+
+/// Stops the agent of a [`Once`].
+pub struct Stopper {
+    app: Arc<App>,
+    run: Run,
+}
+
+impl Stopper {
+    /// Interrupts the agent; its work is kept and the run ends as CANCELLED.
+    pub async fn stop(&self) {
+        if let Err(error) = self.app.store.request_stop(self.run.org_id, self.run.id, self.app.now()).await {
+            tracing::error!(%error, "stopping the run");
+        }
+    }
+}
+
+impl Once {
+    /// Starts the run in a data directory of its own, beside the server's.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong with the task or this host.
+    pub async fn start(config: Config, zygote: Zygote, task: Task) -> Result<Self> {
+        if task.prompt.trim().is_empty() {
+            bail!("the prompt is empty");
+        }
+        let folder = Path::new(&task.origin);
+        let folder = folder.is_dir().then(|| folder.canonicalize()).transpose().context("reading the folder")?;
+        let origin = folder.as_ref().map_or_else(|| task.origin.clone(), |f| f.display().to_string());
+        let (app, _) = open_free(config, zygote).await?;
+        let (org, user) = app.store.first_org_and_admin().await?;
+        let probe = git::probe(&origin).await?;
+        let repo = app
+            .store
+            .create_repo(org.id, NewRepo::of_origin(&origin, probe.default_branch.as_deref()), app.now())
+            .await?;
+        let base_commit = match (&folder, &task.base) {
+            (Some(folder), None) if !probe.empty => Some(git::snapshot_worktree(folder).await?),
+            _ => None,
+        };
+        let run = app
+            .store
+            .create_run(
+                org.id,
+                NewRun {
+                    user_id: user.id,
+                    repo_id: Some(repo.id),
+                    prompt: task.prompt,
+                    model: task.model,
+                    source_type: "LOCAL".to_owned(),
+                    base_branch: task.base,
+                    base_commit,
+                    push: task.push,
+                    open_pr: task.open_pr,
+                    ..NewRun::default()
+                },
+                app.now(),
+            )
+            .await?;
+        let work = tokio::spawn(worker::execute_one(app.clone(), run.id));
+        Ok(Self { app, run, folder, work })
+    }
+
+    /// A handle that stops the agent.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { app: self.app.clone(), run: self.run.clone() }
+    }
+
+    /// Gives each durable entry (its kind and body) to `on_event` until the run has ended.
+    ///
+    /// # Errors
+    /// When the platform itself failed.
+    pub async fn follow(mut self, mut on_event: impl FnMut(&str, &Value)) -> Result<End> {
+        let store = self.app.store.clone();
+        let mut changes = store.subscribe();
+        let mut seen = 0;
+        let mut ended = false;
+        loop {
+            loop {
+                let rows = store.log(self.run.id, seen, 500).await?;
+                let Some(last) = rows.last() else { break };
+                seen = last.seq;
+                for row in &rows {
+                    on_event(&row.kind, &serde_json::from_str(&row.body).unwrap_or(Value::Null));
+                }
+            }
+            if ended {
+                break;
+            }
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                },
+                done = &mut self.work => {
+                    done.context("the run's task ended abnormally")??;
+                    ended = true;
+                }
+            }
+        }
+        let run = store.run(self.run.org_id, self.run.id).await?;
+        if let (Some(folder), Some(branch), Some(repo_id)) = (&self.folder, &run.branch, run.repo_id) {
+            let mirror = git::Mirror::of(&self.app.config.data_dir, repo_id);
+            if let Err(error) = git::copy_branch(&mirror, run.id, folder, branch).await {
+                tracing::error!(%error, "leaving the branch {branch} in {}", folder.display());
+            }
+        }
+        let pull_requests = store.pull_requests_of_run(run.org_id, run.id).await?;
+        let pushed = store.effects(run.id).await?.iter().any(|e| e.kind == "push" && e.settled_at.is_some());
+        Ok(End {
+            status: run.status(),
+            diff_stat: run.diff_stat.clone(),
+            branch: run.branch.clone(),
+            pushed,
+            pull_request: pull_requests.first().map(|p| p.url.clone()),
+        })
+    }
+}
+
+/// Opens the first data directory beside the server's that no other process has: each `codegen run` needs its own.
+async fn open_free(config: Config, zygote: Zygote) -> Result<(Arc<App>, Option<crate::FirstStart>)> {
+    let name = config.data_dir.file_name().map_or_else(|| "codegen".to_owned(), |n| n.to_string_lossy().into_owned());
+    let mut zygote = Some(zygote);
+    for n in 1..=64 {
+        let suffix = if n == 1 { "run".to_owned() } else { format!("run-{n}") };
+        let dir = config.data_dir.with_file_name(format!("{name}-{suffix}"));
+        if codegen_store::is_locked(&dir) {
+            continue;
+        }
+        let Some(zygote) = zygote.take() else { break };
+        let mut config = config.clone();
+        config.data_dir = dir;
+        let engine = engine::engine(zygote, &config.data_dir)?;
+        return App::open(config, engine).await;
+    }
+    bail!("64 runs are under way on {} already; wait for one to end", config.data_dir.display())
+}
