@@ -16,6 +16,9 @@ mod table;
 
 pub use table::{SETTINGS, Setting};
 
+/// Variables of clients, some of which come near to a setting's.
+const CLIENT_VARIABLES: [&str; 4] = ["CODEGEN_API_BASE_URL", "CODEGEN_API_TOKEN", "CODEGEN_API_KEY", "CODEGEN_BASE_URL"];
+
 /// What sandboxes may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Egress {
@@ -245,10 +248,16 @@ impl Config {
              | key in `config.toml` | variables | default | what it is |\n| --- | --- | --- | --- |\n",
         );
         for setting in SETTINGS {
-            let key = if setting.key == "data_dir" { "(not in the file)".to_owned() } else { format!("`{}`", setting.key) };
+            let key =
+                if setting.key == "data_dir" { "(not in the file)".to_owned() } else { format!("`{}`", setting.key) };
             let variables: Vec<String> = setting.variables().iter().map(|name| format!("`{name}`")).collect();
             let secret = if setting.secret { " Secret." } else { "" };
-            page.push_str(&format!("| {key} | {} | {} | {}{secret} |\n", variables.join(", "), setting.default, setting.doc));
+            page.push_str(&format!(
+                "| {key} | {} | {} | {}{secret} |\n",
+                variables.join(", "),
+                setting.default,
+                setting.doc
+            ));
         }
         page
     }
@@ -267,7 +276,8 @@ impl Config {
                 Error::Unknown { nearest: nearest(&key, keys).1, name: key.clone(), place: place.clone() }
             })?;
             let wrong = |why: String| Error::Value { name: key.clone(), place: place.clone(), why };
-            let text = plain_text(&value).ok_or_else(|| wrong("must be a text, a number, true, false or a list of texts".to_owned()))?;
+            let text = plain_text(&value)
+                .ok_or_else(|| wrong("must be a text, a number, true, false or a list of texts".to_owned()))?;
             (setting.set)(self, &text).map_err(wrong)?;
             self.origins.insert(setting.key, place.clone());
         }
@@ -287,7 +297,7 @@ impl Config {
             self.origins.insert(setting.key, name);
         }
         // Other programs' CODEGEN_ variables pass; one that is nearly a setting's is a typing error.
-        for name in env.keys().filter(|name| name.starts_with("CODEGEN_")) {
+        for name in env.keys().filter(|name| name.starts_with("CODEGEN_") && !CLIENT_VARIABLES.contains(&name.as_str())) {
             let (distance, nearest) = nearest(name, SETTINGS.iter().map(Setting::variable));
             if (1..=2).contains(&distance) {
                 return Err(Error::Unknown { name: name.clone(), place: "the environment".to_owned(), nearest });
@@ -299,7 +309,8 @@ impl Config {
     /// Fills in what follows from other settings.
     fn derive(&mut self) {
         if !self.origins.contains_key("public_url") {
-            let host = if self.addr.ip().is_unspecified() { "localhost".to_owned() } else { self.addr.ip().to_string() };
+            let host =
+                if self.addr.ip().is_unspecified() { "localhost".to_owned() } else { self.addr.ip().to_string() };
             let host = if host.contains(':') { format!("[{host}]") } else { host };
             self.public_url = format!("http://{host}:{}", self.addr.port());
         }

@@ -67,13 +67,23 @@ pub static SETTINGS: &[Setting] = &[
         |c| Some(c.data_dir.display().to_string()),
         |_, _| Err("cannot be set in the file that is kept in it".to_owned()),
     ),
-    plain("addr", "Where `serve` listens.", "`127.0.0.1:8080`", |c| Some(c.addr.to_string()), |c, v| {
-        put(&mut c.addr, v, "must be an address and port, such as 127.0.0.1:8080")
-    }),
-    plain("public_url", "How people reach the server.", "from `addr`", |c| Some(c.public_url.clone()), |c, v| {
-        c.public_url = url(v)?;
-        Ok(())
-    }),
+    plain(
+        "addr",
+        "Where `serve` listens.",
+        "`127.0.0.1:8080`",
+        |c| Some(c.addr.to_string()),
+        |c, v| put(&mut c.addr, v, "must be an address and port, such as 127.0.0.1:8080"),
+    ),
+    plain(
+        "public_url",
+        "How people reach the server.",
+        "from `addr`",
+        |c| Some(c.public_url.clone()),
+        |c, v| {
+            c.public_url = url(v)?;
+            Ok(())
+        },
+    ),
     secret(plain(
         "admin_token",
         "An API token of the admin, for automated set-up; only its hash is kept.",
@@ -115,10 +125,16 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
-    plain("rate_limits", "Whether requests are limited per token.", "`on`", |c| on_off(c.rate_limits), |c, v| {
-        c.rate_limits = flag(v)?;
-        Ok(())
-    }),
+    plain(
+        "rate_limits",
+        "Whether requests are limited per token.",
+        "`on`",
+        |c| on_off(c.rate_limits),
+        |c, v| {
+            c.rate_limits = flag(v)?;
+            Ok(())
+        },
+    ),
     plain(
         "allow_local_repos",
         "Whether a folder of this machine may be added as a repository.",
@@ -181,29 +197,55 @@ pub static SETTINGS: &[Setting] = &[
             }
         },
     ),
-    plain("sandbox_memory_mib", "Memory of a sandbox in MiB.", "`4096`", |c| Some(c.sandbox_memory_mib.to_string()), |c, v| {
-        above_zero(&mut c.sandbox_memory_mib, v)
-    }),
-    plain("sandbox_processes", "Processes and threads of a sandbox.", "`2048`", |c| Some(c.sandbox_processes.to_string()), |c, v| {
-        above_zero(&mut c.sandbox_processes, v)
-    }),
-    plain("max_steps", "Model answers after which a run ends.", "`250`", |c| Some(c.max_steps.to_string()), |c, v| {
-        above_zero(&mut c.max_steps, v)
-    }),
-    plain("max_tokens", "Tokens after which a run ends.", "`20000000`", |c| Some(c.max_tokens.to_string()), |c, v| {
-        above_zero(&mut c.max_tokens, v)
-    }),
-    plain("max_cost", "US dollars after which a run ends.", "`20`", |c| Some(c.max_cost.to_string()), |c, v| {
-        let cost: f64 = v.trim().parse().map_err(|_| "must be a number".to_owned())?;
-        if !cost.is_finite() || cost <= 0.0 {
-            return Err("must be a number above 0".to_owned());
-        }
-        c.max_cost = cost;
-        Ok(())
-    }),
-    plain("max_time_s", "Seconds after which a run ends.", "`14400`", |c| Some(c.max_time_s.to_string()), |c, v| {
-        above_zero(&mut c.max_time_s, v)
-    }),
+    plain(
+        "sandbox_memory_mib",
+        "Memory of a sandbox in MiB.",
+        "`4096`",
+        |c| Some(c.sandbox_memory_mib.to_string()),
+        |c, v| above_zero(&mut c.sandbox_memory_mib, v),
+    ),
+    plain(
+        "sandbox_processes",
+        "Processes and threads of a sandbox.",
+        "`2048`",
+        |c| Some(c.sandbox_processes.to_string()),
+        |c, v| above_zero(&mut c.sandbox_processes, v),
+    ),
+    plain(
+        "max_steps",
+        "Model answers after which a run ends.",
+        "`250`",
+        |c| Some(c.max_steps.to_string()),
+        |c, v| above_zero(&mut c.max_steps, v),
+    ),
+    plain(
+        "max_tokens",
+        "Tokens after which a run ends.",
+        "`20000000`",
+        |c| Some(c.max_tokens.to_string()),
+        |c, v| above_zero(&mut c.max_tokens, v),
+    ),
+    plain(
+        "max_cost",
+        "US dollars after which a run ends.",
+        "`20`",
+        |c| Some(c.max_cost.to_string()),
+        |c, v| {
+            let cost: f64 = v.trim().parse().map_err(|_| "must be a number".to_owned())?;
+            if !cost.is_finite() || cost <= 0.0 {
+                return Err("must be a number above 0".to_owned());
+            }
+            c.max_cost = cost;
+            Ok(())
+        },
+    ),
+    plain(
+        "max_time_s",
+        "Seconds after which a run ends.",
+        "`14400`",
+        |c| Some(c.max_time_s.to_string()),
+        |c, v| above_zero(&mut c.max_time_s, v),
+    ),
     secret(of_vendor(
         "anthropic_api_key",
         "Key for Anthropic's models.",

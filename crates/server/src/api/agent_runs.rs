@@ -27,7 +27,17 @@ use crate::{App, NoModel};
 const LONGEST_PROMPT: usize = 200_000;
 const LARGEST_METADATA: usize = 1 << 20;
 const SOURCES: [&str; 12] = [
-    "LOCAL", "SLACK", "GITHUB", "GITHUB_CHECK_SUITE", "GITHUB_PR_REVIEW", "LINEAR", "API", "CHAT", "JIRA", "CLICKUP", "MONDAY",
+    "LOCAL",
+    "SLACK",
+    "GITHUB",
+    "GITHUB_CHECK_SUITE",
+    "GITHUB_PR_REVIEW",
+    "LINEAR",
+    "API",
+    "CHAT",
+    "JIRA",
+    "CLICKUP",
+    "MONDAY",
     "SETUP_COMMANDS",
 ];
 
@@ -203,7 +213,11 @@ impl Input for CreateAgentRunInput {
         }
         let agent_type = fields.optional_word("agent_type", &["codegen", "claude_code"]);
         if matches!(&agent_type, Some(Some(word)) if word == "claude_code") {
-            fields.fail(&["body", "agent_type"], "value_error", "Value error, claude_code is not installed on this server");
+            fields.fail(
+                &["body", "agent_type"],
+                "value_error",
+                "Value error, claude_code is not installed on this server",
+            );
         }
         Some(Self {
             prompt: prompt?,
@@ -293,7 +307,10 @@ impl Input for StopAgentRunInput {
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 402, description = "Payment Required", body = Refusal),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn create(State(app): State<Arc<App>>, asked: Asked<InOrg, CreateAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn create(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, CreateAgentRunInput>,
+) -> Result<Json<AgentRunResponse>, ApiError> {
     let Asked { by, input } = asked;
     let org = app.store.org(by.org_id).await?;
     let out = org.enable_pr_creation && input.repo_id.is_some();
@@ -334,7 +351,10 @@ pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, RunId>) -> Res
     operation_id = "list_agent_runs_v1_organizations__org_id__agent_runs_get",
     params(("org_id" = i64, Path), RunsQuery, Paging),
     responses((status = 200, description = "Successful Response", body = Page<AgentRunResponse>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Runs>) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, Runs>,
+) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
     let Runs(filter, paging) = asked.input;
     let (runs, total) = app.store.runs(asked.by.org_id, filter, paging.skip, paging.limit).await?;
     let mut items = Vec::with_capacity(runs.len());
@@ -349,7 +369,10 @@ pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Runs>) -> Res
     operation_id = "list_agent_runs_v1_organizations__org_id__agent_run_get",
     params(("org_id" = i64, Path), RunsQuery, Paging),
     responses((status = 200, description = "Successful Response", body = Page<AgentRunResponse>), Refusals))]
-pub async fn list_alias(app: State<Arc<App>>, asked: Asked<InOrg, Runs>) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
+pub async fn list_alias(
+    app: State<Arc<App>>,
+    asked: Asked<InOrg, Runs>,
+) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
     list(app, asked).await
 }
 
@@ -359,9 +382,13 @@ pub async fn list_alias(app: State<Arc<App>>, asked: Asked<InOrg, Runs>) -> Resu
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn resume(State(app): State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn resume(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, ResumeAgentRunInput>,
+) -> Result<Json<AgentRunResponse>, ApiError> {
     let ResumeAgentRunInput { agent_run_id, prompt, images } = asked.input;
-    let run = app.store.add_message(asked.by.org_id, agent_run_id, &prompt, &images, app.now()).await.map_err(no_run)?;
+    let run =
+        app.store.add_message(asked.by.org_id, agent_run_id, &prompt, &images, app.now()).await.map_err(no_run)?;
     let mut response = response(&app, run).await?;
     response.new_agent_run_id = Some(response.id);
     Ok(Json(response))
@@ -373,7 +400,10 @@ pub async fn resume(State(app): State<Arc<App>>, asked: Asked<InOrg, ResumeAgent
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn resume_beta(app: State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn resume_beta(
+    app: State<Arc<App>>,
+    asked: Asked<InOrg, ResumeAgentRunInput>,
+) -> Result<Json<AgentRunResponse>, ApiError> {
     resume(app, asked).await
 }
 
@@ -383,7 +413,10 @@ pub async fn resume_beta(app: State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRu
     request_body = StopAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn stop(State(app): State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn stop(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, StopAgentRunInput>,
+) -> Result<Json<AgentRunResponse>, ApiError> {
     let run = app.store.request_stop(asked.by.org_id, asked.input.agent_run_id, app.now()).await.map_err(no_run)?;
     Ok(Json(response(&app, run).await?))
 }
@@ -394,7 +427,10 @@ pub async fn stop(State(app): State<Arc<App>>, asked: Asked<InOrg, StopAgentRunI
     request_body = StopAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn stop_beta(app: State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn stop_beta(
+    app: State<Arc<App>>,
+    asked: Asked<InOrg, StopAgentRunInput>,
+) -> Result<Json<AgentRunResponse>, ApiError> {
     stop(app, asked).await
 }
 
@@ -404,7 +440,11 @@ pub async fn stop_beta(app: State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInp
     params(("agent_run_id" = i64, Path), ("org_id" = i64, Path)),
     responses((status = 200, description = "Successful Response", body = String, content_type = "text/plain"),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn diff(State(app): State<Arc<App>>, headers: HeaderMap, asked: Asked<InOrg, RunId>) -> Result<Response, ApiError> {
+pub async fn diff(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    asked: Asked<InOrg, RunId>,
+) -> Result<Response, ApiError> {
     let org_id = asked.by.org_id;
     let run = app.store.run(org_id, asked.input.0).await.map_err(no_run)?;
     let patch = app.store.blob(org_id, run.id, "diff").await?.unwrap_or_default();
@@ -413,5 +453,6 @@ pub async fn diff(State(app): State<Arc<App>>, headers: HeaderMap, asked: Asked<
         let body = json!({"diff": String::from_utf8_lossy(&patch), "stat": run.diff_stat.unwrap_or_default()});
         return Ok(Json(body).into_response());
     }
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], patch).into_response())
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], patch)
+        .into_response())
 }

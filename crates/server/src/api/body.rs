@@ -52,7 +52,11 @@ impl<'a> Fields<'a> {
                     let lines = bytes.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1));
                     let offset = lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1);
                     let loc = vec![Loc::Key("body".to_owned()), Loc::Index(i64::try_from(offset).unwrap_or(i64::MAX))];
-                    fields.failures.push(ValidationError { loc, msg: "JSON decode error".to_owned(), r#type: "json_invalid" });
+                    fields.failures.push(ValidationError {
+                        loc,
+                        msg: "JSON decode error".to_owned(),
+                        r#type: "json_invalid",
+                    });
                 }
             },
         }
@@ -60,15 +64,19 @@ impl<'a> Fields<'a> {
     }
 
     fn not_an_object(&mut self) {
-        self.fail(&["body"], "model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
+        self.fail(
+            &["body"],
+            "model_attributes_type",
+            "Input should be a valid dictionary or object to extract fields from",
+        );
     }
 
     /// Whether the body could be read at all; where not, its fields are not reported as missing.
     fn body_is_broken(&self) -> bool {
         let body = Loc::Key("body".to_owned());
-        self.failures.iter().any(|f| {
-            f.loc.first() == Some(&body) && (f.loc.len() == 1 || matches!(f.loc.get(1), Some(Loc::Index(_))))
-        })
+        self.failures
+            .iter()
+            .any(|f| f.loc.first() == Some(&body) && (f.loc.len() == 1 || matches!(f.loc.get(1), Some(Loc::Index(_)))))
     }
 
     /// Records a failure.
@@ -96,7 +104,11 @@ impl<'a> Fields<'a> {
         let number = text.parse().ok();
         if number.is_none() {
             let long = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            let (word, msg) = if long { ("int_parsing_size", "Unable to parse input string as an integer, exceeded maximum size") } else { INT };
+            let (word, msg) = if long {
+                ("int_parsing_size", "Unable to parse input string as an integer, exceeded maximum size")
+            } else {
+                INT
+            };
             self.fail(loc, word, msg);
         }
         number
@@ -119,7 +131,11 @@ impl<'a> Fields<'a> {
 
     fn within(&mut self, key: &str, value: i64, least: i64, most: i64) -> Option<i64> {
         if value < least {
-            self.fail(&["query", key], "greater_than_equal", format!("Input should be greater than or equal to {least}"));
+            self.fail(
+                &["query", key],
+                "greater_than_equal",
+                format!("Input should be greater than or equal to {least}"),
+            );
         } else if value > most {
             self.fail(&["query", key], "less_than_equal", format!("Input should be less than or equal to {most}"));
         } else {
@@ -134,7 +150,11 @@ impl<'a> Fields<'a> {
             None | Some("false" | "0" | "off" | "no" | "n" | "f") => Some(false),
             Some("true" | "1" | "on" | "yes" | "y" | "t") => Some(true),
             Some(_) => {
-                self.fail(&["query", key], "bool_parsing", "Input should be a valid boolean, unable to interpret input");
+                self.fail(
+                    &["query", key],
+                    "bool_parsing",
+                    "Input should be a valid boolean, unable to interpret input",
+                );
                 None
             }
         }
@@ -234,10 +254,18 @@ impl<'a> Fields<'a> {
                     #[allow(clippy::cast_possible_truncation, reason = "whole and small")]
                     Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => return Some(Some(float as i64)),
                     Some(float) if float.fract() != 0.0 => {
-                        self.fail(&loc, "int_from_float", "Input should be a valid integer, got a number with a fractional part");
+                        self.fail(
+                            &loc,
+                            "int_from_float",
+                            "Input should be a valid integer, got a number with a fractional part",
+                        );
                     }
                     Some(_) | None => {
-                        self.fail(&loc, "int_parsing_size", "Unable to parse input string as an integer, exceeded maximum size");
+                        self.fail(
+                            &loc,
+                            "int_parsing_size",
+                            "Unable to parse input string as an integer, exceeded maximum size",
+                        );
                     }
                 }
                 None

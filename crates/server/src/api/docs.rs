@@ -8,13 +8,14 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{agent_runs, events, health, logs, organizations, repos, users};
+use super::{agent_runs, error, events, health, logs, organizations, repos, users};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Developer API", description = "API for application developers", version = "1.0.0", license(name = "Apache-2.0")),
     security(("bearer" = [])),
     modifiers(&Bearer),
+    components(schemas(error::Refusal, error::HTTPValidationError, error::ValidationError, error::Loc)),
     paths(
         users::me, users::list, users::get,
         organizations::list,

@@ -96,7 +96,10 @@ impl ApiError {
     /// 500; the cause is logged here.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         error!(%cause, "a request failed");
-        Self::Refused(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong on the server; its log has the cause.".to_owned())
+        Self::Refused(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Something went wrong on the server; its log has the cause.".to_owned(),
+        )
     }
 }
 
@@ -107,7 +110,10 @@ impl From<codegen_store::Error> for ApiError {
             codegen_store::Error::Conflict(sentence) => Self::Refused(StatusCode::CONFLICT, sentence),
             codegen_store::Error::Full => {
                 error!("the disk with the database is full");
-                Self::Refused(StatusCode::INSUFFICIENT_STORAGE, "The server's disk is full; nothing was changed.".to_owned())
+                Self::Refused(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "The server's disk is full; nothing was changed.".to_owned(),
+                )
             }
             other => Self::internal(&format!("{:#}", anyhow::Error::from(other))),
         }
@@ -121,9 +127,11 @@ impl IntoResponse for ApiError {
                 return (StatusCode::UNPROCESSABLE_ENTITY, Json(HTTPValidationError { detail })).into_response();
             }
             Self::Refused(status, message) => (status, message, None),
-            Self::TooMany(seconds) => {
-                (StatusCode::TOO_MANY_REQUESTS, format!("Rate limit exceeded; try again in {seconds} s."), Some(seconds))
-            }
+            Self::TooMany(seconds) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("Rate limit exceeded; try again in {seconds} s."),
+                Some(seconds),
+            ),
         };
         let body = Refusal { status_code: status.as_u16(), detail: message.clone(), message };
         let mut response = (status, Json(body)).into_response();

@@ -46,15 +46,16 @@ pub async fn get(
     headers: HeaderMap,
     asked: Asked<InOrg, RunId>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let seen = match headers.get("last-event-id").map(|value| value.to_str().ok().and_then(|text| text.trim().parse().ok())) {
-        None => 0,
-        Some(Some(seen)) => seen,
-        Some(None) => {
-            let loc = vec![Loc::Key("header".to_owned()), Loc::Key("last-event-id".to_owned())];
-            let msg = "Input should be a valid integer, unable to parse string as an integer".to_owned();
-            return Err(ApiError::Invalid(vec![ValidationError { loc, msg, r#type: "int_parsing" }]));
-        }
-    };
+    let seen =
+        match headers.get("last-event-id").map(|value| value.to_str().ok().and_then(|text| text.trim().parse().ok())) {
+            None => 0,
+            Some(Some(seen)) => seen,
+            Some(None) => {
+                let loc = vec![Loc::Key("header".to_owned()), Loc::Key("last-event-id".to_owned())];
+                let msg = "Input should be a valid integer, unable to parse string as an integer".to_owned();
+                return Err(ApiError::Invalid(vec![ValidationError { loc, msg, r#type: "int_parsing" }]));
+            }
+        };
     let run = app.store.run(asked.by.org_id, asked.input.0).await.map_err(no_run)?;
     let (out, events) = mpsc::channel(64);
     let mut viewer = Viewer { app, org_id: run.org_id, run_id: run.id, seen, out };

@@ -69,14 +69,16 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Json<serde_json::Valu
     responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let mut text = String::from("# HELP codegen_runs Runs that have not ended, by phase.\n# TYPE codegen_runs gauge\n");
-    let runs: BTreeMap<&str, i64> = app.store.runs_by_phase().await?.into_iter().map(|(phase, n)| (phase.as_str(), n)).collect();
+    let runs: BTreeMap<&str, i64> =
+        app.store.runs_by_phase().await?.into_iter().map(|(phase, n)| (phase.as_str(), n)).collect();
     for phase in [Phase::Queued, Phase::Preparing, Phase::Running, Phase::Waiting, Phase::Finishing] {
         let phase = phase.as_str();
         writeln!(text, "codegen_runs{{phase=\"{phase}\"}} {}", runs.get(phase).unwrap_or(&0)).ok();
     }
     text.push_str("# HELP codegen_http_requests_total Requests, by route and status.\n# TYPE codegen_http_requests_total counter\n");
     for ((method, route, status), n) in app.requests.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        writeln!(text, "codegen_http_requests_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {n}").ok();
+        writeln!(text, "codegen_http_requests_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {n}")
+            .ok();
     }
     if let Ok(sandboxes) = app.engine.inventory().await {
         text.push_str("# HELP codegen_sandboxes Sandboxes there are.\n# TYPE codegen_sandboxes gauge\n");

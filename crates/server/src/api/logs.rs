@@ -153,11 +153,15 @@ impl Input for Logs {
     params(("agent_run_id" = i64, Path), ("org_id" = i64, Path), Paging, LogsQuery),
     responses((status = 200, description = "Successful Response", body = AgentRunWithLogsResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn alpha(State(app): State<Arc<App>>, asked: Asked<InOrg, Logs>) -> Result<Json<AgentRunWithLogsResponse>, ApiError> {
+pub async fn alpha(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, Logs>,
+) -> Result<Json<AgentRunWithLogsResponse>, ApiError> {
     let Logs { run_id, paging, reverse } = asked.input;
     let org_id = asked.by.org_id;
     let run = app.store.run(org_id, run_id).await.map_err(no_run)?;
-    let (rows, total) = app.store.contract_logs(org_id, run_id, paging.skip, paging.limit, reverse).await.map_err(no_run)?;
+    let (rows, total) =
+        app.store.contract_logs(org_id, run_id, paging.skip, paging.limit, reverse).await.map_err(no_run)?;
     Ok(Json(AgentRunWithLogsResponse {
         id: run.id,
         organization_id: run.org_id,

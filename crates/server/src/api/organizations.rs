@@ -47,7 +47,10 @@ impl From<Org> for OrganizationResponse {
 #[utoipa::path(get, path = "/v1/organizations", tag = "organizations",
     operation_id = "get_organizations_v1_organizations_get", params(Paging),
     responses((status = 200, description = "Successful Response", body = Page<OrganizationResponse>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, asked: Asked<Caller, Paging>) -> Result<Json<Page<OrganizationResponse>>, ApiError> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    asked: Asked<Caller, Paging>,
+) -> Result<Json<Page<OrganizationResponse>>, ApiError> {
     let paging = asked.input;
     let (orgs, total) = app.store.orgs_of_user(asked.by.user.id, paging.skip, paging.limit).await?;
     Ok(Json(paging.page(orgs.into_iter().map(Into::into).collect(), total)))

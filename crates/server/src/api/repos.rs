@@ -73,7 +73,11 @@ impl Input for AddRepoInput {
             return None;
         }
         if git::local_path(&url).is_some() && !fields.app.config.allow_local_repos {
-            fields.fail(&loc, "value_error", "Value error, this server does not take folders: its setting allow_local_repos is off");
+            fields.fail(
+                &loc,
+                "value_error",
+                "Value error, this server does not take folders: its setting allow_local_repos is off",
+            );
             return None;
         }
         Some(Self { url })
@@ -125,7 +129,10 @@ fn no_repo(id: i64) -> impl Fn(codegen_store::Error) -> ApiError {
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/repos", tag = "repositories",
     operation_id = "get_repositories_v1_organizations__org_id__repos_get", params(("org_id" = i64, Path), Paging),
     responses((status = 200, description = "Successful Response", body = Page<RepoResponse>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Paging>) -> Result<Json<Page<RepoResponse>>, ApiError> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, Paging>,
+) -> Result<Json<Page<RepoResponse>>, ApiError> {
     let paging = asked.input;
     let (repos, total) = app.store.repos(asked.by.org_id, paging.skip, paging.limit).await?;
     Ok(Json(paging.page(repos.into_iter().map(Into::into).collect(), total)))
@@ -135,7 +142,10 @@ pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Paging>) -> R
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/repositories", tag = "repositories",
     operation_id = "list_repositories_v1_organizations__org_id__repositories_get", params(("org_id" = i64, Path), Paging),
     responses((status = 200, description = "Successful Response", body = Page<RepoResponse>), Refusals))]
-pub async fn list_alias(app: State<Arc<App>>, asked: Asked<InOrg, Paging>) -> Result<Json<Page<RepoResponse>>, ApiError> {
+pub async fn list_alias(
+    app: State<Arc<App>>,
+    asked: Asked<InOrg, Paging>,
+) -> Result<Json<Page<RepoResponse>>, ApiError> {
     list(app, asked).await
 }
 
@@ -144,7 +154,10 @@ pub async fn list_alias(app: State<Arc<App>>, asked: Asked<InOrg, Paging>) -> Re
     operation_id = "add_repository_v1_organizations__org_id__repos_post", params(("org_id" = i64, Path)),
     request_body = AddRepoInput,
     responses((status = 200, description = "Successful Response", body = RepoResponse), Refusals))]
-pub async fn add(State(app): State<Arc<App>>, asked: Asked<Manager, AddRepoInput>) -> Result<Json<RepoResponse>, ApiError> {
+pub async fn add(
+    State(app): State<Arc<App>>,
+    asked: Asked<Manager, AddRepoInput>,
+) -> Result<Json<RepoResponse>, ApiError> {
     let AddRepoInput { url } = asked.input;
     let probe = git::probe(&url).await.map_err(|error| {
         let loc = vec![Loc::Key("body".to_owned()), Loc::Key("url".to_owned())];
@@ -160,7 +173,10 @@ pub async fn add(State(app): State<Arc<App>>, asked: Asked<Manager, AddRepoInput
     params(("org_id" = i64, Path), ("repo_id" = i64, Path)),
     responses((status = 200, description = "Successful Response", body = SetupCommands),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn setup_commands(State(app): State<Arc<App>>, asked: Asked<InOrg, RepoId>) -> Result<Json<SetupCommands>, ApiError> {
+pub async fn setup_commands(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, RepoId>,
+) -> Result<Json<SetupCommands>, ApiError> {
     let id = asked.input.0;
     let repo = app.store.repo(asked.by.org_id, id).await.map_err(no_repo(id))?;
     Ok(Json(SetupCommands { setup_commands: repo.setup_commands }))

@@ -92,7 +92,10 @@ pub async fn me(State(app): State<Arc<App>>, asked: Asked<Caller, Nothing>) -> R
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/users", tag = "users",
     operation_id = "get_users_v1_organizations__org_id__users_get", params(("org_id" = i64, Path), Paging),
     responses((status = 200, description = "Successful Response", body = Page<UserResponse>), Refusals))]
-pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, Paging>) -> Result<Json<Page<UserResponse>>, ApiError> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, Paging>,
+) -> Result<Json<Page<UserResponse>>, ApiError> {
     let paging = asked.input;
     let (members, total) = app.store.org_members(asked.by.org_id, paging.skip, paging.limit).await?;
     Ok(Json(paging.page(members.into_iter().map(Into::into).collect(), total)))

@@ -1,0 +1,9 @@
+//! Tests of the server from outside.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod api;
+mod config;
+mod engine;
+mod git_host;
+mod git_http;
+mod run_story;
