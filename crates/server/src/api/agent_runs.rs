@@ -245,8 +245,10 @@ impl Input for RunId {
 #[allow(dead_code, reason = "documentation")]
 pub struct RunsQuery {
     /// Only those of this user.
+    #[param(nullable, required = false)]
     user_id: Option<i64>,
     /// Only those from here.
+    #[param(nullable, required = false)]
     source_type: Option<ApiAgentRunSourceType>,
 }
 

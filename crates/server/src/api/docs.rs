@@ -8,7 +8,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{agent_runs, error, events, health, logs, organizations, repos, users};
+use super::{agent_runs, error, events, health, logs, organizations, pull_requests, repos, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,7 +23,7 @@ use super::{agent_runs, error, events, health, logs, organizations, repos, users
         agent_runs::create, agent_runs::get, agent_runs::list, agent_runs::list_alias,
         agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, agent_runs::diff,
         logs::get, logs::alpha, events::get,
-        health::healthz, health::readyz, health::metrics,
+        pull_requests::get, health::healthz, health::readyz, health::metrics,
     )
 )]
 struct Document;

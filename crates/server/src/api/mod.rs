@@ -26,6 +26,7 @@ mod limits;
 mod logs;
 mod organizations;
 mod page;
+mod pull_requests;
 mod repos;
 mod users;
 mod web;
@@ -46,6 +47,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/repos", get(repos::list).post(repos::add))
         .route("/repositories", get(repos::list_alias))
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
+        .route("/prs/{pr_id}", get(pull_requests::get))
         .route("/agent/run", post(agent_runs::create).get(agent_runs::list_alias))
         .route("/agent/runs", get(agent_runs::list))
         .route("/agent/run/resume", post(agent_runs::resume))
@@ -68,6 +70,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/docs", get(docs::page))
         .route("/", get(web::page))
         .route("/runs/{run_id}", get(web::page))
+        .route("/pulls/{pr_id}", get(web::page))
         .method_not_allowed_fallback(|| async {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "This path has no such method.".to_owned())
         })

@@ -271,6 +271,7 @@ async fn an_unknown_repository_is_404() {
     let app = TestApp::new().await;
     let (status, body) = app.post("/v1/organizations/1/agent/run", &json!({"prompt": "a", "repo_id": 5})).await;
     assert_eq!((status, &body["message"]), (404, &json!("Repository 5 not found.")));
+    assert_eq!(app.get("/v1/organizations/1/prs/5").await.1["message"], json!("Pull request not found."));
 }
 
 #[tokio::test]
@@ -382,7 +383,7 @@ async fn the_server_says_how_it_does_and_drains() {
     let metrics = app.asks(Method::GET, "/metrics", None).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("codegen_runs{phase=\"queued\"} 0"), "{metrics}");
     assert!(metrics.contains("route=\"/readyz\",status=\"200\"} 1"), "{metrics}");
-    for page in ["/", "/runs/1", "/docs"] {
+    for page in ["/", "/runs/1", "/pulls/1", "/docs"] {
         let sent = app.asks(Method::GET, page, None).send().await.unwrap();
         assert!(sent.headers()["content-type"].to_str().unwrap().starts_with("text/html"), "{page}");
     }
