@@ -17,7 +17,8 @@ mod table;
 pub use table::{SETTINGS, Setting};
 
 /// Variables of clients, some of which come near to a setting's.
-const CLIENT_VARIABLES: [&str; 4] = ["CODEGEN_API_BASE_URL", "CODEGEN_API_TOKEN", "CODEGEN_API_KEY", "CODEGEN_BASE_URL"];
+const CLIENT_VARIABLES: [&str; 4] =
+    ["CODEGEN_API_BASE_URL", "CODEGEN_API_TOKEN", "CODEGEN_API_KEY", "CODEGEN_BASE_URL"];
 
 /// What sandboxes may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +298,8 @@ impl Config {
             self.origins.insert(setting.key, name);
         }
         // Other programs' CODEGEN_ variables pass; one that is nearly a setting's is a typing error.
-        for name in env.keys().filter(|name| name.starts_with("CODEGEN_") && !CLIENT_VARIABLES.contains(&name.as_str())) {
+        for name in env.keys().filter(|name| name.starts_with("CODEGEN_") && !CLIENT_VARIABLES.contains(&name.as_str()))
+        {
             let (distance, nearest) = nearest(name, SETTINGS.iter().map(Setting::variable));
             if (1..=2).contains(&distance) {
                 return Err(Error::Unknown { name: name.clone(), place: "the environment".to_owned(), nearest });
