@@ -61,8 +61,8 @@ fn code_of(text: &str) -> String {
     while let Some(next) = rest.chars().next() {
         let skipped = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("r#\"") {
-            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if let Some(literal) = rest.strip_prefix("r#\"") {
+            literal.find("\"#").map_or(rest.len(), |end| end + 5)
         } else if next == '"' {
             let mut escaped = false;
             let end = rest[1..].char_indices().find(|(_, c)| {
