@@ -43,7 +43,7 @@ pub struct App {
     pub(crate) requests: api::Requests,
 }
 
-/// What the first start made.
+/// What the first start made, where no token was preset.
 pub struct FirstStart {
     /// The admin's token; nobody can show it again.
     pub token: String,
@@ -91,7 +91,9 @@ impl App {
         let made =
             app.store.bootstrap("codegen", admin, &token::hash(&first), app.now()).await.context("setting up")?;
         let first_start = match (made, preset) {
-            (Some(_), _) => Some(FirstStart { token: first }),
+            (Some(_), None) => Some(FirstStart { token: first }),
+            // Who preset a token knows it; printing it would only put it into logs.
+            (Some(_), Some(_)) => None,
             (None, Some(preset)) => {
                 let (_, admin) = app.store.first_org_and_admin().await.context("finding the admin")?;
                 app.store

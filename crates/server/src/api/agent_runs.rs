@@ -200,6 +200,16 @@ impl Input for CreateAgentRunInput {
         }
         let repo_id = fields.optional_int("repo_id");
         let model = fields.optional_text("model");
+        // A script is a file of this machine, as a local repository is a folder of it.
+        let scripted = model.iter().flatten().any(|name| name.starts_with("scripted:"));
+        if scripted && !fields.app.config.allow_local_repos {
+            fields.fail(
+                &["body", "model"],
+                "value_error",
+                "Value error, this server takes no scripts: its setting allow_local_repos is off",
+            );
+            return None;
+        }
         // Without a prompt there may be no body at all; the model then is not worth a failure.
         if let (Some(_), Some(name)) = (&prompt, &model) {
             match fields.app.model(name.as_deref()).err() {

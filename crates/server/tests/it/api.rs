@@ -301,6 +301,9 @@ async fn folders_are_refused_where_the_settings_say_so() {
     let (status, body) = app.post("/v1/organizations/1/repos", &json!({"url": "/tmp"})).await;
     assert_eq!(status, 422);
     assert!(body["detail"][0]["msg"].as_str().unwrap().contains("allow_local_repos"), "{body}");
+    let script = json!({"prompt": "a", "model": "scripted:/etc/passwd"});
+    let (status, body) = app.post("/v1/organizations/1/agent/run", &script).await;
+    assert_eq!((status, failures(&body)), (422, vec![failure("body.model", "value_error")]));
 }
 
 #[tokio::test]
