@@ -7,7 +7,7 @@ use serde::Serialize;
 pub use crate::tool::Match;
 use crate::{
     Completed, Error, Exec, Sandbox,
-    tool::{Glob, Grep, Target},
+    tool::{self, Glob, Grep, Target},
 };
 
 /// A whole file.
@@ -65,17 +65,32 @@ pub async fn grep(sandbox: &dyn Sandbox, search: &Search) -> Result<Vec<Match>, 
     decode(&operate(sandbox, "grep", &name, input, 64 << 20).await?)
 }
 
+/// One file operation in this process, for a [`Sandbox`] that is no real one (tests): what `codegen-tool` followed by `operation` would do.
+///
+/// # Errors
+/// As the operation's own.
+pub fn operate_here(operation: &str, stdin: &[u8]) -> std::io::Result<Vec<u8>> {
+    tool::operate_with(operation, stdin, std::path::Path::to_owned)
+}
+
 fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|error| Error::Io("encoding a file operation".into(), error.into()))
 }
 
 fn decode<T: serde::de::DeserializeOwned>(completed: &Completed) -> Result<T, Error> {
-    serde_json::from_slice(&completed.stdout).map_err(|error| Error::Io("reading a file operation's result".into(), error.into()))
+    serde_json::from_slice(&completed.stdout)
+        .map_err(|error| Error::Io("reading a file operation's result".into(), error.into()))
 }
 
-async fn operate(sandbox: &dyn Sandbox, operation: &str, path: &str, stdin: Vec<u8>, cap: u64) -> Result<Completed, Error> {
+async fn operate(
+    sandbox: &dyn Sandbox,
+    operation: &str,
+    path: &str,
+    stdin: Vec<u8>,
+    cap: u64,
+) -> Result<Completed, Error> {
     let exec = Exec {
-        argv: vec!["codegen-tool".into(), operation.into()],
+        argv: vec![tool::PROGRAM.into(), operation.into()],
         stdin,
         output_cap: Some(cap),
         timeout: Some(std::time::Duration::from_secs(60)),

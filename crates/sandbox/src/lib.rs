@@ -4,6 +4,7 @@
 pub mod files;
 pub mod local;
 mod tool;
+pub mod unsafe_engine;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -201,7 +202,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// What isolation a sandbox really has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Isolation {
-    /// `local`, `none` (`--unsafe-no-sandbox`), later `docker`, `kubernetes`.
+    /// `local`, later `docker`, `kubernetes`.
     pub engine: String,
     /// Protections in force, e.g. `user namespace, 65536 ids`, `cgroup v1: memory, pids`.
     pub have: Vec<String>,

@@ -47,30 +47,41 @@ pub struct Match {
     pub text: String,
 }
 
+/// The program name under which it is asked for.
+pub const PROGRAM: &str = "codegen-tool";
+
 /// Runs one operation; the exit code says whether it went well, the words are on standard error.
 pub fn run(operation: &str) -> i32 {
     let mut input = Vec::new();
-    let result = io::stdin().read_to_end(&mut input).and_then(|_| match operation {
-        "read" => read(&input),
-        "write" => write(&input),
-        "glob" => glob(&input),
-        "grep" => grep(&input),
-        _ => Err(io::Error::other(format!("unknown operation {operation}"))),
-    });
+    let result = io::stdin().read_to_end(&mut input).and_then(|_| operate_with(operation, &input, Path::to_owned));
     match result.and_then(|bytes| io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush())) {
         Ok(()) => 0,
         Err(error) => {
             eprint!("{error}");
-            match error.kind() {
-                io::ErrorKind::NotFound => 2,
-                _ => 1,
-            }
+            exit_code(&error)
         }
     }
 }
 
-fn read(input: &[u8]) -> io::Result<Vec<u8>> {
-    let target: Target = serde_json::from_slice(input)?;
+/// 2 for what is not there, else 1.
+pub fn exit_code(error: &io::Error) -> i32 {
+    if error.kind() == io::ErrorKind::NotFound { 2 } else { 1 }
+}
+
+/// One operation in this process, with paths put where `place` says.
+pub fn operate_with(operation: &str, input: &[u8], place: impl Fn(&Path) -> PathBuf) -> io::Result<Vec<u8>> {
+    match operation {
+        "read" => read(input, place),
+        "write" => write(input, place),
+        "glob" => glob(input, place),
+        "grep" => grep(input, place),
+        _ => Err(io::Error::other(format!("unknown operation {operation}"))),
+    }
+}
+
+fn read(input: &[u8], place: impl Fn(&Path) -> PathBuf) -> io::Result<Vec<u8>> {
+    let mut target: Target = serde_json::from_slice(input)?;
+    target.path = place(&target.path);
     let meta = fs::metadata(&target.path)?;
     if meta.is_dir() {
         return Err(io::Error::other("is a folder, not a file"));
@@ -79,17 +90,22 @@ fn read(input: &[u8]) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("is not a regular file"));
     }
     if meta.len() > target.most {
-        return Err(io::Error::other(format!("has {} bytes, more than the {} that are read at once", meta.len(), target.most)));
+        return Err(io::Error::other(format!(
+            "has {} bytes, more than the {} that are read at once",
+            meta.len(),
+            target.most
+        )));
     }
     let mut bytes = Vec::new();
     fs::File::open(&target.path)?.take(target.most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn write(input: &[u8]) -> io::Result<Vec<u8>> {
+fn write(input: &[u8], place: impl Fn(&Path) -> PathBuf) -> io::Result<Vec<u8>> {
     let end = input.iter().position(|byte| *byte == 0).ok_or_else(|| io::Error::other("no content"))?;
     let (head, content) = input.split_at(end);
-    let target: Target = serde_json::from_slice(head)?;
+    let mut target: Target = serde_json::from_slice(head)?;
+    target.path = place(&target.path);
     if let Some(parent) = target.path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -97,8 +113,12 @@ fn write(input: &[u8]) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("is not a regular file"));
     }
     // Written in place, so that links and permissions stay; without waiting for a reader, should it have become a pipe.
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(&target.path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&target.path)?;
     file.write_all(content.get(1..).unwrap_or_default())?;
     Ok(Vec::new())
 }
@@ -116,12 +136,14 @@ fn walk(folder: &Path) -> impl Iterator<Item = ignore::DirEntry> {
 
 fn matcher(pattern: &str) -> io::Result<globset::GlobMatcher> {
     // A pattern without a folder means any folder, as in .gitignore.
-    let pattern = if pattern.contains('/') { pattern.trim_start_matches("./").to_owned() } else { format!("**/{pattern}") };
+    let pattern =
+        if pattern.contains('/') { pattern.trim_start_matches("./").to_owned() } else { format!("**/{pattern}") };
     Ok(globset::GlobBuilder::new(&pattern).literal_separator(true).build().map_err(io::Error::other)?.compile_matcher())
 }
 
-fn glob(input: &[u8]) -> io::Result<Vec<u8>> {
-    let ask: Glob = serde_json::from_slice(input)?;
+fn glob(input: &[u8], place: impl Fn(&Path) -> PathBuf) -> io::Result<Vec<u8>> {
+    let mut ask: Glob = serde_json::from_slice(input)?;
+    ask.folder = place(&ask.folder);
     fs::metadata(&ask.folder)?;
     let matcher = matcher(&ask.pattern)?;
     let mut found: Vec<(std::time::SystemTime, String)> = walk(&ask.folder)
@@ -136,15 +158,21 @@ fn glob(input: &[u8]) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(&found.into_iter().map(|(_, path)| path).collect::<Vec<_>>())?)
 }
 
-fn grep(input: &[u8]) -> io::Result<Vec<u8>> {
-    let ask: Grep = serde_json::from_slice(input)?;
+fn grep(input: &[u8], place: impl Fn(&Path) -> PathBuf) -> io::Result<Vec<u8>> {
+    let mut ask: Grep = serde_json::from_slice(input)?;
+    ask.folder = place(&ask.folder);
     let meta = fs::metadata(&ask.folder)?;
-    let regex = RegexMatcherBuilder::new().case_insensitive(ask.ignore_case).line_terminator(Some(b'\n')).build(&ask.pattern);
+    let regex =
+        RegexMatcherBuilder::new().case_insensitive(ask.ignore_case).line_terminator(Some(b'\n')).build(&ask.pattern);
     let regex = regex.map_err(io::Error::other)?;
     let files = ask.files.as_deref().map(matcher).transpose()?;
     let mut searcher = SearcherBuilder::new().line_number(true).binary_detection(BinaryDetection::quit(0)).build();
     let mut found: Vec<Match> = Vec::new();
-    let mut paths: Vec<PathBuf> = if meta.is_file() { vec![ask.folder.clone()] } else { walk(&ask.folder).map(ignore::DirEntry::into_path).collect() };
+    let mut paths: Vec<PathBuf> = if meta.is_file() {
+        vec![ask.folder.clone()]
+    } else {
+        walk(&ask.folder).map(ignore::DirEntry::into_path).collect()
+    };
     paths.sort();
     for path in paths {
         let name = path.strip_prefix(&ask.folder).ok().filter(|name| !name.as_os_str().is_empty()).unwrap_or(&path);

@@ -34,7 +34,8 @@ impl Host {
             mounts.lines().find_map(|line| {
                 let parts: Vec<&str> = line.split(' ').collect();
                 let (target, fs_kind, options) = (parts.get(1)?, parts.get(2)?, parts.get(3)?);
-                (*fs_kind == kind && (option.is_empty() || options.split(',').any(|name| name == option))).then(|| PathBuf::from(*target))
+                (*fs_kind == kind && (option.is_empty() || options.split(',').any(|name| name == option)))
+                    .then(|| PathBuf::from(*target))
             })
         };
         let v1 = |controller: &str| {
@@ -79,23 +80,13 @@ impl Host {
         }
     }
 
-    /// Whether processes are limited by a group.
-    pub fn limits_processes(&self) -> bool {
-        self.pids.is_some()
-    }
-
-    /// Whether memory is.
-    pub fn limits_memory(&self) -> bool {
-        self.memory.is_some()
-    }
-
     /// Makes the groups of one sandbox.
-    pub fn create(&self, id: &str, limits: &Limits) -> io::Result<Cgroups> {
+    pub fn create(&self, name: &str, limits: &Limits) -> io::Result<Cgroups> {
         let mut made = Cgroups::default();
         let bytes = limits.memory_mib.saturating_mul(1 << 20).to_string();
         let result = (|| {
             if let Some(parent) = &self.memory {
-                let folder = parent.join(format!("codegen-{id}"));
+                let folder = parent.join(name);
                 create_folder(&folder, &mut made)?;
                 if self.unified {
                     fs::write(folder.join("memory.max"), &bytes)?;
@@ -108,7 +99,7 @@ impl Host {
                 }
             }
             if let Some(parent) = &self.pids {
-                let folder = parent.join(format!("codegen-{id}"));
+                let folder = parent.join(name);
                 if !self.unified {
                     create_folder(&folder, &mut made)?;
                 }

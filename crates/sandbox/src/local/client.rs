@@ -45,7 +45,8 @@ fn socket_path(folder: &OwnedFd) -> PathBuf {
 }
 
 fn encode(fence: Fence, ask: Ask, stdin: &[u8]) -> Result<Vec<u8>, Error> {
-    let json = serde_json::to_vec(&Request { fence, ask }).map_err(|error| Error::Io("encoding a request".into(), error.into()))?;
+    let json = serde_json::to_vec(&Request { fence, ask })
+        .map_err(|error| Error::Io("encoding a request".into(), error.into()))?;
     if json.len() > MAX_FRAME || stdin.len() > MAX_FRAME {
         return Err(Error::Start("its arguments or its input are longer than a gigabyte".into()));
     }
@@ -89,7 +90,8 @@ async fn ask(id: &str, folder: &OwnedFd, fence: Fence, ask: Ask, stdin: &[u8]) -
 }
 
 fn decode(id: &str, bytes: &[u8]) -> Result<Answer, Error> {
-    serde_json::from_slice(bytes).map_err(|error| Error::Io(format!("reading the answer of sandbox {id}"), error.into()))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Io(format!("reading the answer of sandbox {id}"), error.into()))
 }
 
 /// Passes a followed command's frames on.
@@ -174,9 +176,10 @@ impl Sandbox for LocalSandbox {
             (Answer::Ok(_), None) => Err(Error::Io("connecting".into(), io::Error::other("no socket came"))),
             (Answer::Fenced, _) => Err(Error::Fenced(id)),
             (Answer::Unknown, _) => Err(Error::Gone(id)),
-            (Answer::Refused(sentence), _) => {
-                Err(Error::Io(format!("connecting to sandbox {id}"), io::Error::new(io::ErrorKind::ConnectionRefused, sentence)))
-            }
+            (Answer::Refused(sentence), _) => Err(Error::Io(
+                format!("connecting to sandbox {id}"),
+                io::Error::new(io::ErrorKind::ConnectionRefused, sentence),
+            )),
         }
     }
 }
@@ -188,7 +191,8 @@ fn receive_socket(path: &std::path::Path, request: &[u8]) -> io::Result<(Vec<u8>
     let mut length = [0; 4];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let got =
+        rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     if got.bytes != length.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

@@ -64,7 +64,6 @@ pub struct Command {
 const DEFAULT_CAP: u64 = 64 << 20;
 /// CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID.
 const SETUP_CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7;
-const TOOL: &str = "codegen-tool";
 
 impl Command {
     /// Starts it; an error is a sentence for the caller.
@@ -204,7 +203,8 @@ impl Command {
         }
         self.stdin = None;
         self.deadline = None;
-        self.exit = Some(Exit { code, ended_by: self.ended_by, dropped_bytes: self.dropped, duration: self.started.elapsed() });
+        self.exit =
+            Some(Exit { code, ended_by: self.ended_by, dropped_bytes: self.dropped, duration: self.started.elapsed() });
     }
 
     /// Time to the deadline.
@@ -269,7 +269,7 @@ fn become_command(
     let argv = exec.argv.iter().map(sys::c_string).collect::<io::Result<Vec<CString>>>()?;
 
     let program = exec.argv.first().map_or("", String::as_str);
-    if program == TOOL {
+    if program == crate::tool::PROGRAM {
         sys::close_from(3); // tells the supervisor that the start went well
         return Ok(crate::tool::run(exec.argv.get(1).map_or("", String::as_str)));
     }

@@ -15,8 +15,27 @@ use crate::{Isolation, Spec};
 
 /// Host files of /etc that programs need and that say nothing private.
 const ETC: &[&str] = &[
-    "ssl", "pki", "ca-certificates", "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types",
-    "protocols", "services", "terminfo", "fonts", "magic", "debian_version", "os-release", "lsb-release", "perl", "maven", "bash_completion.d",
+    "ssl",
+    "pki",
+    "ca-certificates",
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "timezone",
+    "mime.types",
+    "protocols",
+    "services",
+    "terminfo",
+    "fonts",
+    "magic",
+    "debian_version",
+    "os-release",
+    "lsb-release",
+    "perl",
+    "maven",
+    "bash_completion.d",
 ];
 const FIRST_ID: u32 = 100_000;
 const COUNT: u32 = 65_536;
@@ -44,7 +63,8 @@ pub fn ids() -> Ids {
             let mut parts = line.split(':');
             let owner = parts.next()?;
             let (first, count): (u32, u32) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-            ((Some(owner) == name.as_deref() || owner == uid.to_string()) && first > 0 && count >= COUNT).then_some(first)
+            ((Some(owner) == name.as_deref() || owner == uid.to_string()) && first > 0 && count >= COUNT)
+                .then_some(first)
         })
     };
     let (users, groups) = (range("/etc/subuid"), range("/etc/subgid"));
@@ -52,7 +72,9 @@ pub fn ids() -> Ids {
         return Ids::Range { uid: users.unwrap_or(FIRST_ID), gid: groups.unwrap_or(FIRST_ID), count: COUNT };
     }
     match (users, groups) {
-        (Some(uid), Some(gid)) if Path::new("/usr/bin/newuidmap").exists() && Path::new("/usr/bin/newgidmap").exists() => {
+        (Some(uid), Some(gid))
+            if Path::new("/usr/bin/newuidmap").exists() && Path::new("/usr/bin/newgidmap").exists() =>
+        {
             Ids::Range { uid, gid, count: COUNT }
         }
         _ => Ids::Single,
@@ -203,7 +225,10 @@ pub fn probe(groups: &cgroup::Host, ids: Ids) -> Isolation {
             );
         }
     }
-    isolation.have.push("own mount, pid, network, ipc, uts and cgroup namespaces; root from an allow-list; seccomp; no capabilities".into());
+    isolation.have.push(
+        "own mount, pid, network, ipc, uts and cgroup namespaces; root from an allow-list; seccomp; no capabilities"
+            .into(),
+    );
     match groups.describe() {
         Ok(have) => isolation.have.push(have),
         Err(missing) => isolation.missing.push(missing),
@@ -246,7 +271,8 @@ pub fn spec_binds(spec: &Spec) -> Result<Vec<Bind>, String> {
             if !plain {
                 return Err(format!("the mount target {} is not a plain absolute path", mount.target.display()));
             }
-            let source: PathBuf = fs::canonicalize(&mount.source).map_err(|error| format!("{}: {error}", mount.source.display()))?;
+            let source: PathBuf =
+                fs::canonicalize(&mount.source).map_err(|error| format!("{}: {error}", mount.source.display()))?;
             Ok(Bind { source, target: mount.target.clone(), read_only: mount.read_only })
         })
         .collect()

@@ -71,9 +71,14 @@ impl LocalEngine {
     /// [`Error::HostRefuses`] with what to change, when this host allows no user namespaces.
     pub fn new(zygote: impl Into<Arc<Zygote>>, dir: PathBuf) -> Result<Self, Error> {
         let zygote = zygote.into();
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error(format!("making {}", dir.display())))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(io_error(format!("making {}", dir.display())))?;
         // Inside, an ordinary user's sandbox folders are open to its mapped ids.
-        fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(io_error(format!("closing {} to others", dir.display())))?;
+        fs::set_permissions(&dir, Permissions::from_mode(0o700))
+            .map_err(io_error(format!("closing {} to others", dir.display())))?;
         let dir = fs::canonicalize(&dir).map_err(io_error(format!("finding {}", dir.display())))?;
         let ids = host::ids();
         let groups = cgroup::Host::detect();
@@ -90,8 +95,12 @@ impl LocalEngine {
     }
 
     async fn build(&self, spec: &Spec, folder: &Path) -> Result<Arc<dyn Sandbox>, Error> {
-        let cgroups = self.groups.create(&spec.id, &spec.limits).map_err(io_error("making the sandbox's cgroups"))?;
-        let mut state = State { pid: 0, start_time: 0, cgroups: cgroups.clone(), ids: self.ids, gateway: spec.gateway.clone() };
+        let cgroups = self
+            .groups
+            .create(&self.group(&spec.id), &spec.limits)
+            .map_err(io_error("making the sandbox's cgroups"))?;
+        let mut state =
+            State { pid: 0, start_time: 0, cgroups: cgroups.clone(), ids: self.ids, gateway: spec.gateway.clone() };
         // Written before anything runs, so that a crash in between leaves nothing that `destroy` does not find.
         save(folder, &state)?;
         open_gateway(spec.gateway.as_deref());
@@ -114,6 +123,13 @@ impl LocalEngine {
         Ok(Arc::new(LocalSandbox::open(&spec.id, self.isolation.clone(), folder, spec.fence).await?))
     }
 
+    /// Names differ between data directories: sandboxes of two of them may have the same id.
+    fn group(&self, id: &str) -> String {
+        let mut hash = DefaultHasher::new();
+        self.dir.hash(&mut hash);
+        format!("codegen-{id}-{:08x}", hash.finish() as u32)
+    }
+
     fn folder(&self, id: &str) -> Result<PathBuf, Error> {
         let plain = !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if plain { Ok(self.dir.join(id)) } else { Err(Error::Gone(id.to_owned())) }
@@ -125,9 +141,12 @@ fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
 }
 
 fn save(folder: &Path, state: &State) -> Result<(), Error> {
-    let bytes = serde_json::to_vec(state).map_err(|error| Error::Io("encoding the sandbox's state".into(), error.into()))?;
+    let bytes =
+        serde_json::to_vec(state).map_err(|error| Error::Io("encoding the sandbox's state".into(), error.into()))?;
     let part = folder.join("state.new");
-    fs::write(&part, bytes).and_then(|()| fs::rename(&part, folder.join("state.json"))).map_err(io_error("saving the sandbox's state"))
+    fs::write(&part, bytes)
+        .and_then(|()| fs::rename(&part, folder.join("state.json")))
+        .map_err(io_error("saving the sandbox's state"))
 }
 
 fn load(folder: &Path) -> Option<State> {
@@ -160,7 +179,9 @@ fn make_skeleton(zygote: &Zygote, dir: &Path, ids: Ids, layout: &host::Layout) -
     let part = dir.join(format!(".new-{}-{:016x}", std::process::id(), hash.finish()));
     DirBuilder::new().mode(0o755).create(&part).map_err(io_error("making the lower layer"))?;
     let made = outcome(zygote.ask(&Order::Skeleton { folder: part.clone(), ids, binds: layout.binds.clone() }))
-        .and_then(|_| fs::set_permissions(&part, Permissions::from_mode(0o755)).map_err(io_error("opening the lower layer")));
+        .and_then(|_| {
+            fs::set_permissions(&part, Permissions::from_mode(0o755)).map_err(io_error("opening the lower layer"))
+        });
     if made.is_ok() && (fs::rename(&part, &skeleton).is_ok() || skeleton.exists()) {
         return Ok(skeleton);
     }
@@ -263,7 +284,9 @@ impl Engine for LocalEngine {
         }
         self.order(Order::Remove { folder: folder.clone(), ids }).await?;
         match fs::remove_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Io(format!("removing {}", folder.display()), error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io(format!("removing {}", folder.display()), error))
+            }
             _ => Ok(()),
         }
     }

@@ -48,7 +48,14 @@ impl Relay {
     }
 }
 
-fn pass(from: &OwnedFd, to: &OwnedFd, held: &mut Vec<u8>, finished: &mut bool, told: &mut bool, buffer: &mut [u8]) -> bool {
+fn pass(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    held: &mut Vec<u8>,
+    finished: &mut bool,
+    told: &mut bool,
+    buffer: &mut [u8],
+) -> bool {
     use rustix::io::Errno;
     if held.is_empty() && !*finished {
         let room = buffer.len().min(ROOM);

@@ -63,7 +63,12 @@ pub fn enter(create: &Create, trees: Option<Trees>, stage: &mut &'static str) ->
 
     *stage = "mounting the overlay (the data directory must be on ext4, xfs, btrfs or tmpfs, not itself on an overlay)";
     let root = Path::new(PLACE).join("r");
-    sys::mount("overlay", &root, libc::MS_NODEV, "userxattr,lowerdir=/tmp/s,upperdir=/tmp/b/upper,workdir=/tmp/b/work")?;
+    sys::mount(
+        "overlay",
+        &root,
+        libc::MS_NODEV,
+        "userxattr,lowerdir=/tmp/s,upperdir=/tmp/b/upper,workdir=/tmp/b/work",
+    )?;
 
     *stage = "binding host folders";
     for (bind, tree) in create.binds.iter().zip(&trees.binds) {
@@ -132,9 +137,13 @@ fn devices(root: &Path, ids: Ids) -> io::Result<()> {
         make_place(&target, false)?;
         sys::move_mount(&tree, &target)?;
     }
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")]
-    {
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         symlink(target, dev.join(link))?;
     }
     for name in ["pts", "shm"] {
@@ -150,7 +159,18 @@ fn devices(root: &Path, ids: Ids) -> io::Result<()> {
 
 /// Hides what says something about the host or acts on it.
 fn mask(proc: &Path, null: &Path) -> io::Result<()> {
-    for name in ["kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "sched_debug", "kmsg", "kallsyms", "kpagecount", "kpageflags"] {
+    for name in [
+        "kcore",
+        "keys",
+        "key-users",
+        "sysrq-trigger",
+        "timer_list",
+        "sched_debug",
+        "kmsg",
+        "kallsyms",
+        "kpagecount",
+        "kpageflags",
+    ] {
         let target = proc.join(name);
         if target.exists() {
             sys::move_mount(&sys::clone_tree(null)?, &target)?;
@@ -175,7 +195,22 @@ pub fn skeleton(binds: &[Bind], ids: Ids) -> io::Result<()> {
             symlink(target, name)?;
         }
     }
-    for name in ["usr", "etc", "dev", "proc", "sys", "run", "home", "opt", "mnt", "srv", "var/log", "var/lib", "var/cache", "root"] {
+    for name in [
+        "usr",
+        "etc",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "home",
+        "opt",
+        "mnt",
+        "srv",
+        "var/log",
+        "var/lib",
+        "var/cache",
+        "root",
+    ] {
         make_place(Path::new(name), true)?;
     }
     for (name, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("workspace", 0o755), ("home/agent", 0o755)] {
@@ -186,8 +221,14 @@ pub fn skeleton(binds: &[Bind], ids: Ids) -> io::Result<()> {
         }
     }
     for (name, text) in [
-        ("passwd", "root:x:0:0:root:/root:/bin/bash\n_apt:x:100:65534::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\nagent:x:1000:1000:agent:/home/agent:/bin/bash\n"),
-        ("group", "root:x:0:\nadm:x:4:\ntty:x:5:\nmail:x:8:\nshadow:x:42:\nutmp:x:43:\nstaff:x:50:\nnogroup:x:65534:\nagent:x:1000:\n"),
+        (
+            "passwd",
+            "root:x:0:0:root:/root:/bin/bash\n_apt:x:100:65534::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\nagent:x:1000:1000:agent:/home/agent:/bin/bash\n",
+        ),
+        (
+            "group",
+            "root:x:0:\nadm:x:4:\ntty:x:5:\nmail:x:8:\nshadow:x:42:\nutmp:x:43:\nstaff:x:50:\nnogroup:x:65534:\nagent:x:1000:\n",
+        ),
         ("hosts", "127.0.0.1 localhost codegen\n::1 localhost\n"),
         ("hostname", "codegen\n"),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n"),

@@ -3,25 +3,73 @@
 use std::{collections::BTreeMap, io};
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
 };
 
 /// Refused whatever the arguments.
 const REFUSED: &[i64] = &[
-    libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_move_mount, libc::SYS_open_tree, libc::SYS_fsopen,
-    libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fspick, libc::SYS_mount_setattr, libc::SYS_chroot, libc::SYS_unshare,
-    libc::SYS_setns, libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key,
-    libc::SYS_userfaultfd, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register,
-    libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at, libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module,
-    libc::SYS_kexec_load, libc::SYS_swapon, libc::SYS_swapoff, libc::SYS_reboot, libc::SYS_settimeofday, libc::SYS_clock_settime,
-    libc::SYS_adjtimex, libc::SYS_clock_adjtime, libc::SYS_acct, libc::SYS_quotactl, libc::SYS_syslog, libc::SYS_vhangup,
-    libc::SYS_lookup_dcookie, libc::SYS_fanotify_init, libc::SYS_move_pages, libc::SYS_mbind, libc::SYS_set_mempolicy,
-    libc::SYS_migrate_pages, libc::SYS_sethostname, libc::SYS_setdomainname, libc::SYS_kcmp, libc::SYS_pidfd_getfd,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_chroot,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_reboot,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_fanotify_init,
+    libc::SYS_move_pages,
+    libc::SYS_mbind,
+    libc::SYS_set_mempolicy,
+    libc::SYS_migrate_pages,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
 ];
 #[cfg(target_arch = "x86_64")]
 const REFUSED_HERE: &[i64] = &[
-    libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_kexec_file_load, libc::SYS_uselib, libc::SYS_ustat, libc::SYS_sysfs,
-    libc::SYS__sysctl, libc::SYS_nfsservctl,
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_modify_ldt,
+    libc::SYS_kexec_file_load,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS__sysctl,
+    libc::SYS_nfsservctl,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[i64] = &[];
@@ -37,7 +85,8 @@ fn only(argument: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, 
 impl Filters {
     /// Compiles them.
     pub fn new() -> io::Result<Self> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, Vec::new())).collect();
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, Vec::new())).collect();
         Self::conditional(&mut rules).map_err(io::Error::other)?;
         let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), arch)
@@ -48,7 +97,12 @@ impl Filters {
 
     fn conditional(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccompiler::BackendError> {
         let namespaces = [
-            libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID, libc::CLONE_NEWNET, libc::CLONE_NEWIPC, libc::CLONE_NEWUTS,
+            libc::CLONE_NEWUSER,
+            libc::CLONE_NEWNS,
+            libc::CLONE_NEWPID,
+            libc::CLONE_NEWNET,
+            libc::CLONE_NEWIPC,
+            libc::CLONE_NEWUTS,
             libc::CLONE_NEWCGROUP,
         ];
         let mut clone = Vec::new();
@@ -68,12 +122,15 @@ impl Filters {
         rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?, SeccompRule::new(netlink)?]);
         // Input pushed into a terminal is typed by whoever reads it next.
         let mut ioctl = Vec::new();
-        for request in [libc::TIOCSTI as u64, 0x541c /* TIOCLINUX */] {
+        for request in [libc::TIOCSTI, 0x541c /* TIOCLINUX */] {
             ioctl.push(SeccompRule::new(vec![only(1, SeccompCmpOp::Eq, request)?])?);
         }
         rules.insert(libc::SYS_ioctl, ioctl);
         // Personality: the plain one, without address randomisation (debuggers), and asking.
-        let odd = [0_u64, 0x0004_0000, 0xffff_ffff].iter().map(|p| only(0, SeccompCmpOp::Ne, *p)).collect::<Result<Vec<_>, _>>()?;
+        let odd = [0_u64, 0x0004_0000, 0xffff_ffff]
+            .iter()
+            .map(|p| only(0, SeccompCmpOp::Ne, *p))
+            .collect::<Result<Vec<_>, _>>()?;
         rules.insert(libc::SYS_personality, vec![SeccompRule::new(odd)?]);
         Ok(())
     }

@@ -143,7 +143,10 @@ impl Supervisor {
         }
         for (index, link) in self.links.iter().enumerate() {
             sources.push(Source::Link(index));
-            fds.push(PollFd::new(&link.stream, if link.wants_to_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }));
+            fds.push(PollFd::new(
+                &link.stream,
+                if link.wants_to_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN },
+            ));
         }
         for (id, command) in &self.commands {
             if let Some(remaining) = command.remaining(now) {
@@ -249,7 +252,9 @@ impl Supervisor {
         while rustix::io::read(&self.signals, &mut info).is_ok_and(|length| length > 0) {}
         while let Some((pid, status)) = sys::reap() {
             let oom = self.oom_kills();
-            if let Some(command) = self.commands.values_mut().find(|command| command.pid == pid && command.exit.is_none()) {
+            if let Some(command) =
+                self.commands.values_mut().find(|command| command.pid == pid && command.exit.is_none())
+            {
                 command.end(status, oom, &mut self.buffer);
             }
         }
@@ -340,7 +345,9 @@ impl Supervisor {
             )?;
             let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
             match rustix::net::connect(&socket, &address) {
-                Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+                Ok(()) => Ok(socket),
+                // On loopback a refusal is there at once; a full queue stays in progress, and the client waits for it.
+                Err(rustix::io::Errno::INPROGRESS) => rustix::net::sockopt::socket_error(&socket)?.map(|()| socket),
                 Err(error) => Err(error),
             }
         })();

@@ -36,7 +36,14 @@ pub enum Forked {
 pub fn clone_namespaces(flags: c_int) -> io::Result<Forked> {
     // SAFETY: no stack and no pointers are passed, so this is fork with namespaces.
     let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone, c_long::from(flags | libc::SIGCHLD), 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long)
+        libc::syscall(
+            libc::SYS_clone,
+            c_long::from(flags | libc::SIGCHLD),
+            0 as c_long,
+            0 as c_long,
+            0 as c_long,
+            0 as c_long,
+        )
     })?;
     Ok(if pid == 0 { Forked::Child } else { Forked::Parent(pid as i32) })
 }
@@ -76,7 +83,14 @@ pub fn move_mount(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     const F_EMPTY_PATH: u32 = 4;
     // SAFETY: both strings live through the call.
     check(unsafe {
-        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), F_EMPTY_PATH)
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            F_EMPTY_PATH,
+        )
     })
     .map(drop)
 }
@@ -87,7 +101,14 @@ pub fn set_attributes(tree: &OwnedFd, attributes: u64) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     // SAFETY: `attr` has the layout and size of struct mount_attr.
     check(unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, attr.as_ptr(), std::mem::size_of_val(&attr))
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attr.as_ptr(),
+            std::mem::size_of_val(&attr),
+        )
     })
     .map(drop)
 }
@@ -96,7 +117,8 @@ pub fn set_attributes(tree: &OwnedFd, attributes: u64) -> io::Result<()> {
 pub fn mount(kind: &str, target: &Path, flags: c_ulong, options: &str) -> io::Result<()> {
     let (kind, target, options) = (c_string(kind)?, c_string(target)?, c_string(options)?);
     // SAFETY: all strings live through the call.
-    check_int(unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) }).map(drop)
+    check_int(unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) })
+        .map(drop)
 }
 
 /// Makes the working folder the root and detaches the old one.
@@ -119,7 +141,8 @@ pub fn set_host_name(name: &str) -> io::Result<()> {
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: ifreq is plain data, zero is valid, and the descriptor is closed by its owner.
     unsafe {
-        let socket = OwnedFd::from_raw_fd(check_int(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?);
+        let socket =
+            OwnedFd::from_raw_fd(check_int(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?);
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
@@ -268,14 +291,6 @@ pub fn reap() -> Option<(i32, i32)> {
     // SAFETY: `status` is writable.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
     (pid > 0).then_some((pid, status))
-}
-
-/// Waits for one child.
-pub fn wait_for(pid: i32) -> io::Result<i32> {
-    let mut status = 0;
-    // SAFETY: `status` is writable.
-    check_int(unsafe { libc::waitpid(pid, &mut status, 0) })?;
-    Ok(status)
 }
 
 /// Exit code as a shell tells it.

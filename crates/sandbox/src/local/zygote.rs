@@ -27,7 +27,12 @@ use super::{
 
 /// Longest order.
 const MAX_ORDER: usize = 1 << 20;
-const NAMESPACES: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
 
 /// The way to the zygote. It ends when this is dropped (or its process dies); the sandboxes it made live on.
 #[derive(Debug)]
@@ -46,7 +51,8 @@ impl Zygote {
         if fs::read_dir("/proc/self/task")?.count() > 1 {
             return Err(io::Error::other("the zygote must be forked before any thread is started"));
         }
-        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // A create order with many mounts is long.
         for end in [&ours, &theirs] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, MAX_ORDER).ok(); // a small buffer only refuses huge orders
@@ -129,7 +135,9 @@ fn failed(stage: &str, error: &io::Error) -> Done {
 /// Lets a mapped uid write in the folder: root hands it over, an ordinary user opens it (its parent is closed to others).
 fn open_folder(folder: &Path, ids: Ids) -> io::Result<()> {
     match ids {
-        Ids::Range { uid, gid, .. } if rustix::process::geteuid().is_root() => std::os::unix::fs::chown(folder, Some(uid), Some(gid)),
+        Ids::Range { uid, gid, .. } if rustix::process::geteuid().is_root() => {
+            std::os::unix::fs::chown(folder, Some(uid), Some(gid))
+        }
         Ids::Range { .. } => fs::set_permissions(folder, Permissions::from_mode(0o777)),
         Ids::Single => Ok(()),
     }
@@ -140,12 +148,17 @@ fn with_ids(folder: &Path, ids: Ids, work: impl FnOnce() -> io::Result<()>) -> D
     if let Err(error) = open_folder(folder, ids).and_then(|()| std::env::set_current_dir(folder)) {
         return failed("opening the folder", &error);
     }
-    launch(libc::CLONE_NEWUSER, ids, |_| Ok(()), |report, stage| {
-        *stage = "working in the folder";
-        work()?;
-        report();
-        sys::exit_now(0)
-    })
+    launch(
+        libc::CLONE_NEWUSER,
+        ids,
+        |_| Ok(()),
+        |report, stage| {
+            *stage = "working in the folder";
+            work()?;
+            report();
+            sys::exit_now(0)
+        },
+    )
 }
 
 fn create_sandbox(create: &Create, filters: &Filters) -> Done {
@@ -157,7 +170,8 @@ fn create_sandbox(create: &Create, filters: &Filters) -> Done {
         *stage = "opening the gateway's folder";
         let gateway = match create.spec.gateway.as_deref().map(|path| (path.parent(), path.file_name())) {
             Some((Some(parent), Some(name))) => {
-                let folder = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+                let folder =
+                    rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
                 Some((folder, name.to_owned()))
             }
             Some(_) => return Err(io::Error::other("the gateway's path has no folder")),
@@ -173,19 +187,24 @@ fn create_sandbox(create: &Create, filters: &Filters) -> Done {
         Ok(prepared) => prepared,
         Err(error) => return failed(stage, &error),
     };
-    launch(NAMESPACES, create.ids, |pid| cgroup::join(&create.cgroups, pid), |report, stage| {
-        *stage = "taking a cgroup namespace";
-        sys::unshare(libc::CLONE_NEWCGROUP)?;
-        *stage = "making the folder for output";
-        rustix::fs::mkdir("out", Mode::RWXU)?;
-        let out = rustix::fs::open("out", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        root::enter(create, trees, stage)?;
-        *stage = "starting the supervisor";
-        sys::loopback_up()?;
-        let supervisor = Supervisor::new(create, Handles { listener, gateway, oom, out }, filters)?;
-        report();
-        supervisor::run(supervisor)
-    })
+    launch(
+        NAMESPACES,
+        create.ids,
+        |pid| cgroup::join(&create.cgroups, pid),
+        |report, stage| {
+            *stage = "taking a cgroup namespace";
+            sys::unshare(libc::CLONE_NEWCGROUP)?;
+            *stage = "making the folder for output";
+            rustix::fs::mkdir("out", Mode::RWXU)?;
+            let out = rustix::fs::open("out", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            root::enter(create, trees, stage)?;
+            *stage = "starting the supervisor";
+            sys::loopback_up()?;
+            let supervisor = Supervisor::new(create, Handles { listener, gateway, oom, out }, filters)?;
+            report();
+            supervisor::run(supervisor)
+        },
+    )
 }
 
 /// Clones a process into new namespaces, writes its id maps, lets it go, and waits for its report.
@@ -200,7 +219,14 @@ fn launch(
         Ok(pipes) => pipes,
         Err(error) => return failed("opening pipes", &error),
     };
-    match sys::clone_namespaces(flags) {
+    // An ordinary user may write the maps only of a process that is dumpable; the child is until it has them.
+    let root = rustix::process::geteuid().is_root();
+    sys::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(!root)).ok(); // cannot fail with 0 or 1
+    let cloned = sys::clone_namespaces(flags);
+    if !matches!(cloned, Ok(Forked::Child)) {
+        sys::prctl(libc::PR_SET_DUMPABLE, 0).ok(); // as above
+    }
+    match cloned {
         Err(error) => failed("creating namespaces", &error),
         Ok(Forked::Child) => {
             drop((go_write, report_read));
@@ -246,7 +272,9 @@ fn launch(
             let mut byte = [0_u8; 4096];
             loop {
                 match report_read.read(&mut byte) {
-                    Ok(0) | Err(_) => break failed("starting the supervisor", &io::Error::other("it ended without a word")),
+                    Ok(0) | Err(_) => {
+                        break failed("starting the supervisor", &io::Error::other("it ended without a word"));
+                    }
                     Ok(length) => report.extend_from_slice(byte.get(..length).unwrap_or_default()),
                 }
                 match serde_json::from_slice(&report) {
@@ -270,10 +298,14 @@ fn write_maps(pid: i32, ids: Ids) -> io::Result<()> {
             for (program, first) in [("newuidmap", uid), ("newgidmap", gid)] {
                 // SIGCHLD is ignored here, so `status` finds no child to wait for; the map itself tells.
                 let path = format!("/usr/bin/{program}");
-                let child = Command::new(path).args([pid.to_string(), "0".into(), first.to_string(), count.to_string()]).spawn();
+                let child = Command::new(path)
+                    .args([pid.to_string(), "0".into(), first.to_string(), count.to_string()])
+                    .spawn();
                 child?.wait().ok();
             }
-            if fs::read_to_string(file("gid_map"))?.trim().is_empty() || fs::read_to_string(file("uid_map"))?.trim().is_empty() {
+            if fs::read_to_string(file("gid_map"))?.trim().is_empty()
+                || fs::read_to_string(file("uid_map"))?.trim().is_empty()
+            {
                 return Err(io::Error::other("newuidmap or newgidmap refused (see /etc/subuid and /etc/subgid)"));
             }
             Ok(())

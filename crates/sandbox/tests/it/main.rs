@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
+mod escape;
+mod ordinary_user;
 mod support;

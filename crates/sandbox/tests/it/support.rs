@@ -60,7 +60,11 @@ pub fn spec(id: &str) -> Spec {
 }
 
 pub fn sh(script: &str) -> Exec {
-    Exec { argv: ["sh", "-c", script].map(String::from).into(), timeout: Some(Duration::from_secs(60)), ..Exec::default() }
+    Exec {
+        argv: ["sh", "-c", script].map(String::from).into(),
+        timeout: Some(Duration::from_secs(60)),
+        ..Exec::default()
+    }
 }
 
 pub async fn run(sandbox: &dyn Sandbox, exec: Exec) -> Completed {
@@ -69,4 +73,12 @@ pub async fn run(sandbox: &dyn Sandbox, exec: Exec) -> Completed {
 
 pub fn text(completed: &Completed) -> String {
     String::from_utf8_lossy(&completed.stdout).into_owned()
+}
+
+pub fn limited_by_cgroups() -> bool {
+    codegen_sandbox::local::probe().have.iter().any(|have| have.contains("cgroup v") && have.contains("memory"))
+}
+
+pub fn many_ids() -> bool {
+    codegen_sandbox::local::probe().have.iter().any(|have| have.contains("65536 ids"))
 }
