@@ -94,6 +94,14 @@ impl Link {
         self.last = true;
     }
 
+    /// Closes at the next pump, whatever is queued.
+    pub fn cut(&mut self) {
+        self.output.clear();
+        self.sent = 0;
+        self.follower = None;
+        self.last = true;
+    }
+
     /// Whether it waits for room to write.
     pub fn wants_to_write(&self) -> bool {
         self.sent < self.output.len()

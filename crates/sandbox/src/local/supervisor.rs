@@ -8,7 +8,7 @@ use std::{
     net::TcpListener,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::net::UnixListener,
     },
     time::{Duration, Instant},
 };
@@ -119,7 +119,9 @@ impl Supervisor {
             let mut file = File::from(rustix::fs::openat(&self.setting.out, "fence", flags, Mode::RUSR | Mode::WUSR)?);
             file.write_all(&serde_json::to_vec(&fence)?)?;
             self.fence = fence;
-            self.links.retain(|link| link.fence.is_none_or(|theirs| theirs >= fence));
+            for link in self.links.iter_mut().filter(|link| link.fence.is_some_and(|theirs| theirs < fence)) {
+                link.cut();
+            }
         }
         Ok(())
     }
@@ -373,10 +375,10 @@ impl Supervisor {
         while let Ok((client, _)) = inside.accept() {
             // The server may have made its socket anew, so the name is looked up each time. No gateway: the client sees a closed connection.
             let path = std::path::Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-            let Ok(gateway) = UnixStream::connect(path) else { continue };
-            if client.set_nonblocking(true).is_ok() && gateway.set_nonblocking(true).is_ok() {
+            let Ok(gateway) = connect_to_gateway(&path) else { continue };
+            if client.set_nonblocking(true).is_ok() {
                 client.set_nodelay(true).ok(); // only a delay
-                self.relays.push(Relay::new(client.into(), gateway.into()));
+                self.relays.push(Relay::new(client.into(), gateway));
             }
         }
     }
@@ -392,6 +394,14 @@ impl Supervisor {
         keep.extend(self.gateway.iter().flat_map(|(inside, folder, _)| [inside.as_raw_fd(), folder.as_raw_fd()]));
         keep
     }
+}
+
+/// Without waiting: a gateway whose queue is full refuses the connection instead of stopping this loop.
+fn connect_to_gateway(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// Runs until the sandbox was without an owner for too long, or is killed.
