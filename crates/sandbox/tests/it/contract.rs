@@ -257,3 +257,32 @@ async fn a_sandbox_and_a_command_take_milliseconds() {
     // Generous, for busy machines; `bench/` has the real measure.
     assert!(execs[0] < Duration::from_millis(500));
 }
+
+#[tokio::test]
+async fn a_command_outlives_the_server_that_started_it() {
+    let place = Place::new();
+    let server = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "contract::a_server_that_is_killed", "--nocapture"])
+        .env("SANDBOXES", place.dir.path().join("sandboxes"))
+        .output()
+        .unwrap();
+    assert!(!server.status.success());
+    let sandbox = place.engine.attach("orphan", Fence { incarnation: 0, attempt: 2 }).await.unwrap();
+    run(&*sandbox, sh("touch go")).await;
+    let done = sandbox.reattach(1).await.unwrap().complete().await.unwrap();
+    assert_eq!((text(&done).as_str(), done.exit.code), ("one\ntwo\n", 7));
+}
+
+#[tokio::test]
+#[ignore = "the other half of the test above, which runs it in a process of its own"]
+async fn a_server_that_is_killed() {
+    let Some(dir) = std::env::var_os("SANDBOXES") else { return };
+    let engine = engine_at(dir.into());
+    let sandbox = engine.create(&spec("orphan")).await.unwrap();
+    let mut running = sandbox.start(sh("echo one; until [ -e go ]; do :; done; echo two; exit 7")).await.unwrap();
+    running.events.recv().await.unwrap();
+    assert_eq!(running.exec_id, 1);
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+    std::future::pending::<()>().await;
+}
