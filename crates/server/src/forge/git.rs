@@ -52,7 +52,13 @@ impl Error {
             ),
             (&["No space left on device", "Disk quota exceeded"], "the disk is full; free some space and try again"),
             (
-                &["Authentication failed", "could not read Username", "could not read Password", "terminal prompts disabled", "403"],
+                &[
+                    "Authentication failed",
+                    "could not read Username",
+                    "could not read Password",
+                    "terminal prompts disabled",
+                    "403",
+                ],
                 "the origin does not accept the credentials of this host; set up git's credential helper for the user that codegen runs as",
             ),
             (
@@ -60,11 +66,24 @@ impl Error {
                 "ssh is not let in; check that this host's key agent and known_hosts know the origin",
             ),
             (
-                &["not found", "does not exist", "does not appear to be a git repository", "No such file or directory", "no such repository"],
+                &[
+                    "not found",
+                    "does not exist",
+                    "does not appear to be a git repository",
+                    "No such file or directory",
+                    "no such repository",
+                ],
                 "there is no git repository there, or this host may not see it",
             ),
             (
-                &["Could not resolve host", "Failed to connect", "Connection refused", "Connection timed out", "Network is unreachable", "unable to access"],
+                &[
+                    "Could not resolve host",
+                    "Failed to connect",
+                    "Connection refused",
+                    "Connection timed out",
+                    "Network is unreachable",
+                    "unable to access",
+                ],
                 "the origin cannot be reached from this host",
             ),
         ];
@@ -80,7 +99,8 @@ impl Error {
 /// The line of git's standard error that says most, without passwords.
 fn last_words(stderr: &str) -> String {
     let telling = |l: &&str| l.starts_with("fatal:") || l.starts_with("error:") || l.starts_with("remote:");
-    let line = stderr.lines().find(telling).or_else(|| stderr.lines().rfind(|l| !l.trim().is_empty())).unwrap_or("nothing");
+    let line =
+        stderr.lines().find(telling).or_else(|| stderr.lines().rfind(|l| !l.trim().is_empty())).unwrap_or("nothing");
     line.split(' ').map(without_credentials).collect::<Vec<_>>().join(" ").chars().take(500).collect()
 }
 
@@ -112,7 +132,9 @@ pub async fn probe(origin: &str) -> Result<Probe, Error> {
     let (mut head, mut symref, mut branches) = (None, None, Vec::new());
     for line in String::from_utf8_lossy(&out).lines() {
         match line.split_once('\t') {
-            Some((target, "HEAD")) if target.starts_with("ref: ") => symref = target.strip_prefix("ref: refs/heads/").map(str::to_owned),
+            Some((target, "HEAD")) if target.starts_with("ref: ") => {
+                symref = target.strip_prefix("ref: refs/heads/").map(str::to_owned)
+            }
             Some((commit, "HEAD")) => head = Some(commit.to_owned()),
             Some((_, name)) => branches.extend(name.strip_prefix("refs/heads/").map(str::to_owned)),
             None => {}
@@ -127,7 +149,9 @@ pub async fn probe(origin: &str) -> Result<Probe, Error> {
 /// # Errors
 /// [`Error::BadOrigin`] with a sentence.
 pub fn check_origin(origin: &str) -> Result<(), Error> {
-    let bad = |why: &str| Err(Error::BadOrigin(format!("`{}` is not a repository's address: {why}", without_credentials(origin))));
+    let bad = |why: &str| {
+        Err(Error::BadOrigin(format!("`{}` is not a repository's address: {why}", without_credentials(origin))))
+    };
     if origin.is_empty() || origin.starts_with('-') || origin.contains(['\0', '\n', '\r']) {
         return bad("it is empty, starts with `-` or has a line break");
     }
@@ -205,10 +229,31 @@ mod tests {
 
     #[test]
     fn addresses_that_run_programs_or_options_are_refused() {
-        for bad in ["", "-u", "--upload-pack=x", "ext::sh -c id", "fd::17", "ssh://-oProxyCommand=x/r", "ssh://u@-oX/r", "-oX:r", "u@-oX:r", "ftp://h/r", "relative/folder", "a\nb"] {
+        for bad in [
+            "",
+            "-u",
+            "--upload-pack=x",
+            "ext::sh -c id",
+            "fd::17",
+            "ssh://-oProxyCommand=x/r",
+            "ssh://u@-oX/r",
+            "-oX:r",
+            "u@-oX:r",
+            "ftp://h/r",
+            "relative/folder",
+            "a\nb",
+        ] {
             assert!(check_origin(bad).is_err(), "{bad}");
         }
-        for good in ["/srv/r", "https://h/r.git", "http://u:p@h:8080/r", "ssh://git@h:22/r", "git@github.com:o/r.git", "file:///srv/r", "git://h/r"] {
+        for good in [
+            "/srv/r",
+            "https://h/r.git",
+            "http://u:p@h:8080/r",
+            "ssh://git@h:22/r",
+            "git@github.com:o/r.git",
+            "file:///srv/r",
+            "git://h/r",
+        ] {
             check_origin(good).unwrap();
         }
     }
@@ -220,7 +265,10 @@ mod tests {
         assert_eq!(without_credentials("ssh://git:pw@h/r"), "ssh://git@h/r");
         assert_eq!(without_credentials("ssh://git@h/r"), "ssh://git@h/r");
         assert_eq!(without_credentials("git@h:o/r"), "git@h:o/r");
-        assert_eq!(last_words("fatal: unable to access 'https://me:secret@h/r/': no"), "fatal: unable to access 'https://h/r/': no");
+        assert_eq!(
+            last_words("fatal: unable to access 'https://me:secret@h/r/': no"),
+            "fatal: unable to access 'https://h/r/': no"
+        );
     }
 
     #[test]

@@ -52,7 +52,9 @@ pub fn owner_and_repo(api_url: &str, origin: &str) -> Option<(String, String)> {
     let api = url::Url::parse(api_url).ok()?.host_str()?.to_owned();
     let home = api.strip_prefix("api.").unwrap_or(&api);
     let host = git::host(origin)?;
-    if !host.eq_ignore_ascii_case(home) && !(home == "github.com" && host.eq_ignore_ascii_case("ssh.github.com")) {
+    // GitHub also takes ssh at a host of its own, for networks that let only port 443 through.
+    let ours = host.eq_ignore_ascii_case(home) || (home == "github.com" && host.eq_ignore_ascii_case("ssh.github.com"));
+    if !ours {
         return None;
     }
     let path = match origin.split_once("://") {
@@ -69,6 +71,8 @@ impl GitHub {
     /// # Errors
     /// When the HTTP client cannot be made.
     pub fn new(api_url: &str, token: SecretString, owner: String, repo: String) -> Result<Self, Error> {
+        // An error means that a provider is installed already, which is all that is wanted.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder()
             .user_agent("codegen")
             .timeout(Duration::from_secs(60))
@@ -77,7 +81,13 @@ impl GitHub {
         Ok(Self { http, api_url: api_url.trim_end_matches('/').to_owned(), token, owner, repo })
     }
 
-    async fn ask<T: serde::de::DeserializeOwned>(&self, doing: &str, method: Method, path: &str, body: Option<&Value>) -> Result<T, Error> {
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        doing: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, Error> {
         let url = format!("{}/repos/{}/{}{path}", self.api_url, self.owner, self.repo);
         for attempt in 1.. {
             let mut request = self
@@ -91,11 +101,17 @@ impl GitHub {
             }
             let (why, after) = match request.send().await {
                 Ok(answer) if answer.status().is_success() => {
-                    return answer.json().await.map_err(|e| Error::Unreachable(format!("{doing}: GitHub's answer cannot be read: {}", e.without_url())));
+                    return answer.json().await.map_err(|e| {
+                        Error::Unreachable(format!("{doing}: GitHub's answer cannot be read: {}", e.without_url()))
+                    });
                 }
                 Ok(answer) => {
                     let status = answer.status();
-                    let after = answer.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+                    let after = answer
+                        .headers()
+                        .get(header::RETRY_AFTER)
+                        .and_then(|v| v.to_str().ok()?.parse().ok())
+                        .map(Duration::from_secs);
                     let refusal: Refusal = answer.json().await.unwrap_or_default();
                     if !(status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || after.is_some()) {
                         return Err(Error::Refused(self.sentence(doing, status, &refusal)));
@@ -119,11 +135,14 @@ impl GitHub {
     fn sentence(&self, doing: &str, status: StatusCode, refusal: &Refusal) -> String {
         let what_to_do = match status {
             StatusCode::UNAUTHORIZED => "the token in `github_token` is not valid",
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => "the token in `github_token` has no right to this repository's pull requests",
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                "the token in `github_token` has no right to this repository's pull requests"
+            }
             _ => "GitHub refuses it",
         };
         let details = refusal.errors.iter().filter_map(|e| e["message"].as_str().or_else(|| e.as_str()));
-        let said: Vec<&str> = std::iter::once(refusal.message.as_str()).chain(details).filter(|m| !m.is_empty()).collect();
+        let said: Vec<&str> =
+            std::iter::once(refusal.message.as_str()).chain(details).filter(|m| !m.is_empty()).collect();
         format!("{doing} in {}/{}: {what_to_do} ({status}: {})", self.owner, self.repo, said.join("; "))
     }
 
@@ -143,7 +162,8 @@ impl Forge for GitHub {
             .append_pair("head", &format!("{}:{}", self.owner, spec.head_branch))
             .append_pair("state", "open")
             .finish();
-        let pulls: Vec<Pull> = self.ask("looking for the pull request", Method::GET, &format!("/pulls?{query}"), None).await?;
+        let pulls: Vec<Pull> =
+            self.ask("looking for the pull request", Method::GET, &format!("/pulls?{query}"), None).await?;
         Ok(pulls.into_iter().find(|p| p.head.branch == spec.head_branch).map(PullRequest::from))
     }
 
@@ -151,7 +171,8 @@ impl Forge for GitHub {
         let pull: Pull = match self.find(spec).await? {
             Some(found) => {
                 let change = json!({ "title": spec.title, "body": Self::body(spec) });
-                self.ask("updating the pull request", Method::PATCH, &format!("/pulls/{}", found.number), Some(&change)).await?
+                self.ask("updating the pull request", Method::PATCH, &format!("/pulls/{}", found.number), Some(&change))
+                    .await?
             }
             None => {
                 let new = json!({
@@ -179,12 +200,23 @@ mod tests {
     #[test]
     fn origins_at_github_are_known_in_every_form() {
         let ours = Some(("acme".to_owned(), "demo".to_owned()));
-        for origin in ["https://github.com/acme/demo.git", "https://github.com/acme/demo/", "git@github.com:acme/demo.git", "ssh://git@github.com/acme/demo"] {
+        for origin in [
+            "https://github.com/acme/demo.git",
+            "https://github.com/acme/demo/",
+            "git@github.com:acme/demo.git",
+            "ssh://git@github.com/acme/demo",
+        ] {
             assert_eq!(owner_and_repo("https://api.github.com", origin), ours, "{origin}");
         }
         assert_eq!(owner_and_repo("http://127.0.0.1:4000", "http://127.0.0.1:5000/acme/demo.git"), ours);
         assert_eq!(owner_and_repo("https://ghe.example.com/api/v3", "git@ghe.example.com:acme/demo"), ours);
-        for origin in ["https://gitlab.com/acme/demo", "/srv/acme/demo", "https://github.com/acme", "https://github.com/a/b/c", "https://github.com.evil.example/acme/demo"] {
+        for origin in [
+            "https://gitlab.com/acme/demo",
+            "/srv/acme/demo",
+            "https://github.com/acme",
+            "https://github.com/a/b/c",
+            "https://github.com.evil.example/acme/demo",
+        ] {
             assert_eq!(owner_and_repo("https://api.github.com", origin), None, "{origin}");
         }
     }

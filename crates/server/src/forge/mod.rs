@@ -76,7 +76,9 @@ pub trait Forge: Send + Sync {
 /// # Errors
 /// When the HTTP client cannot be made.
 pub fn of_origin(config: &Config, store: &Store, origin: &str) -> Result<Box<dyn Forge>, Error> {
-    if let (Some(token), Some((owner, repo))) = (&config.github_token, github::owner_and_repo(&config.github_api_url, origin)) {
+    if let (Some(token), Some((owner, repo))) =
+        (&config.github_token, github::owner_and_repo(&config.github_api_url, origin))
+    {
         return Ok(Box::new(GitHub::new(&config.github_api_url, token.clone(), owner, repo)?));
     }
     Ok(Box::new(Local { store: store.clone(), public_url: config.public_url() }))

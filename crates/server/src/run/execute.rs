@@ -92,7 +92,8 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
     };
     loop {
         story.app.store.set_phase(&story.run.claim(), Phase::Running).await?;
-        let (mut log, history, _) = RunLog::open(story.app.clone(), story.run.claim(), story.run.org_id, story.let_go.clone()).await?;
+        let (mut log, history, _) =
+            RunLog::open(story.app.clone(), story.run.claim(), story.run.org_id, story.let_go.clone()).await?;
         let task = Task {
             history,
             rules: prepared.rules.clone(),
@@ -112,7 +113,8 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
             Err(AgentError::Sandbox(error @ SandboxError::Fenced(_))) => return Err(error.into()),
             Err(AgentError::Sandbox(error)) => Ending {
                 reason: Reason::Failed,
-                text: "The sandbox of this run failed. What was committed before is kept; send a message to go on.".to_owned(),
+                text: "The sandbox of this run failed. What was committed before is kept; send a message to go on."
+                    .to_owned(),
                 cause: Some(format!("{error:#}")),
             },
         };
@@ -131,33 +133,52 @@ impl Story {
     async fn end(&self, log: &RunLog, ending: &Ending) -> Result<bool> {
         let claim = self.run.claim();
         let is_error = ending.reason != Reason::Complete;
-        log.note("result", json!({ "text": ending.text, "is_error": is_error, "reason": ending.reason.as_str() })).await?;
+        log.note("result", json!({ "text": ending.text, "is_error": is_error, "reason": ending.reason.as_str() }))
+            .await?;
         let now = self.app.now();
         let answers = matches!(ending.reason, Reason::Complete | Reason::Error) && ending.cause.is_none();
         if answers {
-            let done = self.app.store.finish_run_if_read(&claim, log.seen_seq(), ending.reason, &ending.text, now).await?;
+            let done =
+                self.app.store.finish_run_if_read(&claim, log.seen_seq(), ending.reason, &ending.text, now).await?;
             if !done {
                 return Ok(false);
             }
         } else {
             self.app.store.finish_run(&claim, ending.reason, &ending.text, ending.cause.as_deref(), now).await?;
         }
-        tracing::info!(run.id = self.run.id, org.id = self.run.org_id, reason = ending.reason.as_str(), "run {} ended", self.run.id);
+        tracing::info!(
+            run.id = self.run.id,
+            org.id = self.run.org_id,
+            reason = ending.reason.as_str(),
+            "run {} ended",
+            self.run.id
+        );
         Ok(true)
     }
 
     /// Ends a run whose preparation was stopped (no reason) or did not work.
     async fn end_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
         let ending = match why {
-            None => Ending { reason: Reason::Cancelled, text: "Stopped before the agent began.".to_owned(), cause: None },
+            None => {
+                Ending { reason: Reason::Cancelled, text: "Stopped before the agent began.".to_owned(), cause: None }
+            }
             Some(error) => Ending::of_error(error)?,
         };
         let (log, ..) = RunLog::open(self.app.clone(), self.run.claim(), self.run.org_id, self.let_go.clone()).await?;
         let note = json!({ "text": ending.text, "is_error": true, "reason": ending.reason.as_str() });
         log.note("result", note).await?;
-        self.app.store.finish_run(&self.run.claim(), ending.reason, &ending.text, ending.cause.as_deref(), self.app.now()).await?;
-        tracing::info!(run.id = self.run.id, org.id = self.run.org_id, reason = ending.reason.as_str(), "run {} ended unprepared", self.run.id);
-        prepare::destroy(&self.app, &prepare::sandbox_id(&self.run)).await;
+        self.app
+            .store
+            .finish_run(&self.run.claim(), ending.reason, &ending.text, ending.cause.as_deref(), self.app.now())
+            .await?;
+        tracing::info!(
+            run.id = self.run.id,
+            org.id = self.run.org_id,
+            reason = ending.reason.as_str(),
+            "run {} ended unprepared",
+            self.run.id
+        );
+        prepare::destroy(&self.app, &prepare::sandbox_id(&self.app, &self.run)).await;
         Ok(())
     }
 }
@@ -171,12 +192,23 @@ impl Ending {
         let theirs = error.chain().any(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>());
         let cause = Some(format!("{error:#}"));
         Ok(if theirs {
-            let sentence = error.chain().find(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>()).map(ToString::to_string);
+            let sentence = error
+                .chain()
+                .find(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>())
+                .map(ToString::to_string);
             Self { reason: Reason::Error, text: sentence_case(&sentence.unwrap_or_default()), cause }
         } else if let Some(SandboxError::HostRefuses(what_to_do)) = error.downcast_ref() {
-            Self { reason: Reason::Failed, text: format!("This host does not allow isolated commands: {what_to_do}"), cause }
+            Self {
+                reason: Reason::Failed,
+                text: format!("This host does not allow isolated commands: {what_to_do}"),
+                cause,
+            }
         } else {
-            Self { reason: Reason::Failed, text: format!("codegen could not prepare the run ({error}); its log has the cause."), cause }
+            Self {
+                reason: Reason::Failed,
+                text: format!("codegen could not prepare the run ({error}); its log has the cause."),
+                cause,
+            }
         })
     }
 }
@@ -187,7 +219,9 @@ impl From<Outcome> for Ending {
             Outcome::Finished(text) => (Reason::Complete, text),
             Outcome::GaveUp(text) => (Reason::Error, text),
             Outcome::OutOf(Limit::Steps) => (Reason::MaxIterations, "The run used all its steps.".to_owned()),
-            Outcome::OutOf(Limit::Tokens) => (Reason::OutOfTokens, "The run used all its tokens, or the model's context is full.".to_owned()),
+            Outcome::OutOf(Limit::Tokens) => {
+                (Reason::OutOfTokens, "The run used all its tokens, or the model's context is full.".to_owned())
+            }
             Outcome::OutOf(Limit::Cost) => (Reason::OutOfTokens, "The run used all its money.".to_owned()),
             Outcome::OutOf(Limit::Time) => (Reason::Timeout, "The run used all its time.".to_owned()),
             Outcome::Stopped => (Reason::Cancelled, "Stopped.".to_owned()),

@@ -35,7 +35,12 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
         Err(error) => {
             tracing::warn!(run.id = story.run.id, error = format!("{error:#}"), "taking the run's commits out");
             let kept = match git.checkout.patch(&*sandbox).await {
-                Ok(patch) => story.app.store.put_blob(story.run.org_id, story.run.id, DIFF, &patch).await.map(|()| "The work is kept as a patch on this run."),
+                Ok(patch) => story
+                    .app
+                    .store
+                    .put_blob(story.run.org_id, story.run.id, DIFF, &patch)
+                    .await
+                    .map(|()| "The work is kept as a patch on this run."),
                 Err(_) => Ok("No patch could be made of it either."),
             };
             add(ending, &format!("The work could not be committed: {error:#}. {}", kept?));
@@ -60,8 +65,12 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
     if !story.run.push {
         // Asked for by nobody: the branch stays here.
     } else if !story.org.enable_pr_creation {
-        add(ending, "Pull requests are switched off for this organization: nothing was pushed, and the work is kept as a patch on this run.");
-    } else if !matches!(ending.reason, Reason::Complete | Reason::Timeout | Reason::MaxIterations | Reason::OutOfTokens) {
+        add(
+            ending,
+            "Pull requests are switched off for this organization: nothing was pushed, and the work is kept as a patch on this run.",
+        );
+    } else if !matches!(ending.reason, Reason::Complete | Reason::Timeout | Reason::MaxIterations | Reason::OutOfTokens)
+    {
         add(ending, "The work so far was not pushed; it is kept as a patch on this run.");
     } else {
         match push(story, git, &commit).await {
@@ -134,14 +143,26 @@ async fn push(story: &Story, git: &Git, commit: &str) -> Result<()> {
 }
 
 /// Opens the pull request or brings it up to date, journaled; the forge is asked for an open one first. A sentence when there can be none.
-async fn open_pull_request(story: &Story, git: &Git, log: &RunLog, ending: &Ending, commit: &str) -> Result<Option<String>> {
+async fn open_pull_request(
+    story: &Story,
+    git: &Git,
+    log: &RunLog,
+    ending: &Ending,
+    commit: &str,
+) -> Result<Option<String>> {
     let (app, claim) = (&story.app, story.run.claim());
     let Some(repo) = &story.repo else { return Ok(None) };
     if git.base.is_none() {
-        return Ok(Some(format!("The repository was empty: the branch {} is pushed, and there is nothing to open a pull request into.", git.checkout.branch)));
+        return Ok(Some(format!(
+            "The repository was empty: the branch {} is pushed, and there is nothing to open a pull request into.",
+            git.checkout.branch
+        )));
     }
     let Some(base_branch) = &git.base_branch else {
-        return Ok(Some(format!("The repository has no default branch: the branch {} is pushed, and a pull request needs one to go into.", git.checkout.branch)));
+        return Ok(Some(format!(
+            "The repository has no default branch: the branch {} is pushed, and a pull request needs one to go into.",
+            git.checkout.branch
+        )));
     };
     let spec = PullRequestSpec {
         org_id: story.run.org_id,
@@ -201,7 +222,11 @@ fn title(prompt: &str) -> String {
 }
 
 fn message(story: &Story, ending: &Ending) -> String {
-    let body = if ending.reason == Reason::Complete { ending.text.trim() } else { "Work in progress: the run ended before the task was done." };
+    let body = if ending.reason == Reason::Complete {
+        ending.text.trim()
+    } else {
+        "Work in progress: the run ended before the task was done."
+    };
     let body: String = body.chars().filter(|c| *c != '\0').take(4_000).collect();
     format!("{}\n\n{}\n\nRequested-by: {}\n", title(&story.run.prompt).replace('\0', ""), body, requester(story))
 }

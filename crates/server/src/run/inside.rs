@@ -134,7 +134,8 @@ impl Checkout {
     /// # Errors
     /// When a command fails inside; the text has what it said.
     pub async fn commit_all(&self, sandbox: &dyn Sandbox, message: &str) -> Result<Option<String>> {
-        let done = succeed(sandbox, self.exec(COMMIT, message.as_bytes().to_vec())).await.context("committing the work")?;
+        let done =
+            succeed(sandbox, self.exec(COMMIT, message.as_bytes().to_vec())).await.context("committing the work")?;
         let commit = String::from_utf8_lossy(&done.stdout).trim().to_owned();
         if commit.is_empty() {
             return Ok(None);
@@ -151,7 +152,8 @@ impl Checkout {
     /// When the command cannot be started.
     pub async fn pack(&self, sandbox: Arc<dyn Sandbox>, commit: &str) -> Result<impl AsyncRead + Send + use<>> {
         let not = self.base.as_ref().map(|base| format!("^{base}\n")).unwrap_or_default();
-        let mut exec = self.exec("exec git pack-objects --revs --thin --stdout -q", format!("{commit}\n{not}").into_bytes());
+        let mut exec =
+            self.exec("exec git pack-objects --revs --thin --stdout -q", format!("{commit}\n{not}").into_bytes());
         exec.output_cap = Some(8 << 30);
         let mut running = sandbox.start(exec).await.context("packing the run's commits")?;
         let (mut writer, reader) = tokio::io::duplex(256 << 10);
@@ -165,7 +167,9 @@ impl Checkout {
                             return;
                         }
                     }
-                    Event::Output { bytes, .. } => tracing::debug!(said = %String::from_utf8_lossy(&bytes), "packing the run's commits"),
+                    Event::Output { bytes, .. } => {
+                        tracing::debug!(said = %String::from_utf8_lossy(&bytes), "packing the run's commits")
+                    }
                     Event::Exited(_) => return,
                 }
             }
@@ -188,7 +192,8 @@ impl Checkout {
 /// When the file cannot be written.
 pub async fn write_cargo_config(sandbox: &dyn Sandbox, config: String) -> Result<()> {
     let script = r#"mkdir -p "${CARGO_HOME:-$HOME/.cargo}" && cat > "${CARGO_HOME:-$HOME/.cargo}/config.toml""#;
-    let exec = Exec { argv: ["sh", "-c", script].map(str::to_owned).to_vec(), stdin: config.into_bytes(), ..Exec::default() };
+    let exec =
+        Exec { argv: ["sh", "-c", script].map(str::to_owned).to_vec(), stdin: config.into_bytes(), ..Exec::default() };
     succeed(sandbox, exec).await.context("writing Cargo's settings")?;
     Ok(())
 }
@@ -224,7 +229,10 @@ mod tests {
 
     #[test]
     fn branches_are_named_after_the_prompt() {
-        assert_eq!(branch_name(7, "Fix the failing test!\nIt is in total.py"), "codegen/7-fix-the-failing-test-it-is-in-total-py");
+        assert_eq!(
+            branch_name(7, "Fix the failing test!\nIt is in total.py"),
+            "codegen/7-fix-the-failing-test-it-is-in-total-py"
+        );
         assert_eq!(branch_name(7, "修复测试 --"), "codegen/7-work");
         assert_eq!(branch_name(7, &"x".repeat(400)), "codegen/7-work");
         assert_eq!(branch_name(7, "../.. @{-1} a.lock"), "codegen/7-1-a-lock");

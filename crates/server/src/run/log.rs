@@ -55,7 +55,12 @@ impl RunLog {
     ///
     /// # Errors
     /// The store's, or an entry that cannot be read.
-    pub async fn open(app: Arc<App>, claim: Claim, org_id: i64, let_go: CancellationToken) -> anyhow::Result<(Self, Vec<Entry>, bool)> {
+    pub async fn open(
+        app: Arc<App>,
+        claim: Claim,
+        org_id: i64,
+        let_go: CancellationToken,
+    ) -> anyhow::Result<(Self, Vec<Entry>, bool)> {
         let mut log = Self { app, claim, org_id, seen_seq: 0, spent: Spent::default(), let_go };
         let (mut history, mut ended_before) = (Vec::new(), false);
         for row in log.unseen().await? {
@@ -112,7 +117,8 @@ fn entry(row: &LogRow) -> Result<Option<Entry>, anyhow::Error> {
     if !matches!(row.kind.as_str(), "user_message" | "reply" | "call_started" | "call_finished" | "notice") {
         return Ok(None);
     }
-    let entry = serde_json::from_str(&row.body).map_err(|e| anyhow::anyhow!("reading entry {} of run {}: {e}", row.seq, row.run_id))?;
+    let entry = serde_json::from_str(&row.body)
+        .map_err(|e| anyhow::anyhow!("reading entry {} of run {}: {e}", row.seq, row.run_id))?;
     Ok(Some(entry))
 }
 
@@ -137,7 +143,13 @@ impl Log for RunLog {
         if matches!(entry, Entry::Reply(_)) {
             self.spent.add(entry);
             let Spent { steps, tokens_in, tokens_out, cost } = self.spent;
-            let update = RunUpdate { steps: Some(steps), tokens_in: Some(tokens_in), tokens_out: Some(tokens_out), cost: Some(cost), ..RunUpdate::default() };
+            let update = RunUpdate {
+                steps: Some(steps),
+                tokens_in: Some(tokens_in),
+                tokens_out: Some(tokens_out),
+                cost: Some(cost),
+                ..RunUpdate::default()
+            };
             // Side by side, so that both share one commit.
             tokio::try_join!(append, self.app.store.update_run(&self.claim, update))?;
         } else {

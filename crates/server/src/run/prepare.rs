@@ -13,6 +13,7 @@ use codegen_agent::models::Model;
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
 use codegen_store::{Repo, Run, RunUpdate};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{
     execute::{CannotBeDone, Story},
@@ -68,9 +69,11 @@ pub(super) async fn destroy(app: &App, id: &str) {
     std::fs::remove_file(gateway_socket(&app.config.data_dir, id)).ok(); // It may not have had one.
 }
 
-/// The name of the sandbox that an attempt makes.
-pub(super) fn sandbox_id(run: &Run) -> String {
-    format!("run-{}-{}", run.id, run.attempt)
+/// The name of the sandbox that an attempt makes, unlike those of other data directories on this host.
+pub(super) fn sandbox_id(app: &App, run: &Run) -> String {
+    let digest = Sha256::digest(app.config.data_dir.as_os_str().as_encoded_bytes());
+    let place: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    format!("run-{}-{}-{place}", run.id, run.attempt)
 }
 
 /// The run that a sandbox was made for.
@@ -96,14 +99,19 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
     };
 
     let earlier = story.run.sandbox_id.clone().filter(|_| !ended_before);
-    let (sandbox, gateway, is_new) = staged(&log, "sandbox", open_sandbox(story, git.as_ref(), earlier.as_deref())).await?;
+    let (sandbox, gateway, is_new) =
+        staged(&log, "sandbox", open_sandbox(story, git.as_ref(), earlier.as_deref())).await?;
     let mut setup_env = BTreeMap::new();
     let mut setup_failed = None;
     if is_new {
         if let Some(git) = &git {
             staged(&log, "checkout", git.checkout.check_out(&*sandbox)).await?;
             if git.checkout.base != git.base {
-                let text = if ended_before { "The work goes on from this run's last commit." } else { "The sandbox was lost; the work goes on from this run's last commit." };
+                let text = if ended_before {
+                    "The work goes on from this run's last commit."
+                } else {
+                    "The sandbox was lost; the work goes on from this run's last commit."
+                };
                 log.notice(text).await?;
             } else if earlier.is_some() {
                 log.notice("The sandbox was lost before its work was committed; the work begins again from the base, with the memory of what was done.").await?;
@@ -121,7 +129,9 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
             app.store.put_blob(story.run.org_id, story.run.id, SETUP_ENV, &serde_json::to_vec(&setup_env)?).await?;
         }
         // Only now: a sandbox that is half prepared is not found again.
-        app.store.update_run(&claim, RunUpdate { sandbox_id: Some(sandbox.id().to_owned()), ..RunUpdate::default() }).await?;
+        app.store
+            .update_run(&claim, RunUpdate { sandbox_id: Some(sandbox.id().to_owned()), ..RunUpdate::default() })
+            .await?;
     } else if let Some(saved) = app.store.blob(story.run.org_id, story.run.id, SETUP_ENV).await? {
         setup_env = serde_json::from_slice(&saved).context("reading the environment that setup left")?;
     }
@@ -159,7 +169,11 @@ async fn find_base(story: &mut Story, repo: &Repo) -> Result<Git> {
     if run.base_commit.is_none() && mirror.run_commit(run.id).await?.is_none() {
         let base = choose_base(&mirror, repo, run.base_branch.as_deref()).await?;
         (run.base_commit, run.base_branch) = (base.commit, base.branch);
-        let update = RunUpdate { base_commit: run.base_commit.clone(), base_branch: run.base_branch.clone(), ..RunUpdate::default() };
+        let update = RunUpdate {
+            base_commit: run.base_commit.clone(),
+            base_branch: run.base_branch.clone(),
+            ..RunUpdate::default()
+        };
         app.store.update_run(&run.claim(), update).await?;
     }
     let start = mirror.run_commit(run.id).await?.or_else(|| run.base_commit.clone());
@@ -216,11 +230,16 @@ async fn choose_base(mirror: &Mirror, repo: &Repo, asked: Option<&str>) -> Resul
         return Ok(Base { commit: Some(head), branch: None });
     }
     let branches = probe.branches.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
-    Err(CannotBeDone(format!("the repository's default branch is missing; name the branch to start from ({branches})")).into())
+    Err(CannotBeDone(format!("the repository's default branch is missing; name the branch to start from ({branches})"))
+        .into())
 }
 
 /// The sandbox of an earlier attempt where it still lives, else a new one; the flag says which.
-async fn open_sandbox(story: &Story, git: Option<&Git>, earlier: Option<&str>) -> Result<(Arc<dyn Sandbox>, Gate, bool)> {
+async fn open_sandbox(
+    story: &Story,
+    git: Option<&Git>,
+    earlier: Option<&str>,
+) -> Result<(Arc<dyn Sandbox>, Gate, bool)> {
     let app = &story.app;
     let fence = Fence { incarnation: 0, attempt: story.run.attempt };
     if let Some(id) = earlier {
@@ -234,7 +253,7 @@ async fn open_sandbox(story: &Story, git: Option<&Git>, earlier: Option<&str>) -
             Err(error) => return Err(error).context("finding the run's sandbox again"),
         }
     }
-    let id = sandbox_id(&story.run);
+    let id = sandbox_id(app, &story.run);
     let gate = Gate::open(story, &id)?;
     let mounts = git.map(|g| Mount { source: g.mirror.objects(), target: MIRROR_OBJECTS.into(), read_only: true });
     let spec = Spec {
@@ -257,7 +276,10 @@ fn context(story: &Story, git: Option<&Git>, setup_failed: Option<&str>) -> Stri
     let mut text = String::new();
     match (git, &story.repo) {
         (Some(git), Some(repo)) => {
-            text.push_str(&format!("The workspace is a git checkout of {} on the branch {}", repo.full_name, git.checkout.branch));
+            text.push_str(&format!(
+                "The workspace is a git checkout of {} on the branch {}",
+                repo.full_name, git.checkout.branch
+            ));
             match (&git.base, &git.base_branch) {
                 (None, _) => text.push_str("; the repository is empty so far."),
                 (Some(_), Some(branch)) => text.push_str(&format!(", made from {branch}.")),

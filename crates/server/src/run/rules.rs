@@ -10,8 +10,20 @@ const BUDGET: usize = 25_000;
 const MAX_FILE: usize = 256 << 10;
 /// Where rules are looked for, in the order in which they are shown. A folder ends with `/`.
 const PLACES: &[&str] = &[
-    "AGENTS.md", "AGENT.md", "CLAUDE.md", ".claude/CLAUDE.md", "GEMINI.md", ".cursorrules", ".cursor/rules/", ".windsurfrules",
-    ".windsurf/rules/", ".clinerules", ".clinerules/", ".github/copilot-instructions.md", ".github/instructions/", ".codegen/rules/",
+    "AGENTS.md",
+    "AGENT.md",
+    "CLAUDE.md",
+    ".claude/CLAUDE.md",
+    "GEMINI.md",
+    ".cursorrules",
+    ".cursor/rules/",
+    ".windsurfrules",
+    ".windsurf/rules/",
+    ".clinerules",
+    ".clinerules/",
+    ".github/copilot-instructions.md",
+    ".github/instructions/",
+    ".codegen/rules/",
 ];
 
 /// Rules found, as the prompt gets them.
@@ -61,7 +73,7 @@ fn compose(files: &[(String, String)]) -> Rules {
         // Writing to a String cannot fail.
         write!(text, "\n<repository-rules file=\"{path}\">\n{}\n", kept.trim_end()).ok();
         if share < length {
-            write!(text, "[cut here: {} of {length} characters are shown; read the file for the rest]\n", share).ok();
+            writeln!(text, "[cut here: {share} of {length} characters are shown; read the file for the rest]").ok();
             cut.push(format!("{path} cut from {length} to {share}"));
         }
         text.push_str("</repository-rules>\n");

@@ -87,7 +87,10 @@ pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
         let output = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).trim().to_owned();
         let skipped = output.chars().count().saturating_sub(SHOWN);
         let tail: String = output.chars().skip(skipped).collect();
-        return Ok(Setup { env: BTreeMap::new(), failed: Some(format!("Setup stopped: {place} {how}.\n{tail}").trim_end().to_owned()) });
+        return Ok(Setup {
+            env: BTreeMap::new(),
+            failed: Some(format!("Setup stopped: {place} {how}.\n{tail}").trim_end().to_owned()),
+        });
     }
     let before = sandbox.start(read("before")).await?.complete().await?.stdout;
     let after = sandbox.start(read("after")).await?.complete().await?.stdout;
@@ -111,7 +114,10 @@ fn changed(before: &[u8], after: &[u8]) -> BTreeMap<String, String> {
     let before = parse(before);
     let mut after = parse(after);
     after.retain(|k, v| {
-        before.get(k) != Some(v) && !LEFT_OUT.contains(&k.as_str()) && !k.starts_with("BASH_FUNC_") && !k.starts_with("GIT_CONFIG_")
+        before.get(k) != Some(v)
+            && !LEFT_OUT.contains(&k.as_str())
+            && !k.starts_with("BASH_FUNC_")
+            && !k.starts_with("GIT_CONFIG_")
     });
     after
 }

@@ -121,7 +121,8 @@ async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::Cancellation
 
 fn is_fenced(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
-        matches!(e.downcast_ref(), Some(StoreError::Fenced)) || matches!(e.downcast_ref(), Some(codegen_sandbox::Error::Fenced(_)))
+        matches!(e.downcast_ref(), Some(StoreError::Fenced))
+            || matches!(e.downcast_ref(), Some(codegen_sandbox::Error::Fenced(_)))
     })
 }
 

@@ -9,7 +9,11 @@ use crate::{App, run::run_of_sandbox};
 
 /// Requeues the runs of every worker but `live_worker_id`, and destroys what is left over.
 pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
-    let orphans = app.store.requeue_orphans(live_worker_id, app.now()).await.context("requeueing runs of workers that are gone")?;
+    let orphans = app
+        .store
+        .requeue_orphans(live_worker_id, app.now())
+        .await
+        .context("requeueing runs of workers that are gone")?;
     for run in &orphans {
         info!(run.id, phase = run.phase.as_str(), crashes = run.crashes, "run {} lost its worker", run.id);
     }

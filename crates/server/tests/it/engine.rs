@@ -8,18 +8,22 @@ use std::{
 
 use codegen_sandbox::{
     Engine,
-    local::{LocalEngine, Zygote},
+    local::{Caller, LocalEngine, Zygote},
 };
 
 static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
 
 #[ctor::ctor]
 fn fork() {
-    ZYGOTE.set(Arc::new(Zygote::fork().unwrap())).unwrap();
+    ZYGOTE.set(Arc::new(Zygote::fork(caller()).unwrap())).unwrap();
 }
 
 /// An engine over a data directory's sandboxes; all engines of the process share one zygote.
 pub fn engine(data_dir: &Path) -> Arc<dyn Engine> {
     let zygote = ZYGOTE.get().unwrap().clone();
     Arc::new(LocalEngine::new(zygote, data_dir.join("sandboxes")).unwrap())
+}
+
+fn caller() -> Caller {
+    Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() }
 }

@@ -245,7 +245,14 @@ async fn hostile_paths_do_not_get_into_a_mirror() {
     let place = Place::new();
     let mirror = place.mirror();
     mirror.fetch(&place.origin(), None).await.unwrap();
-    for (mode, name) in [("100644", &b".git"[..]), ("100644", b".GIT"), ("100644", b".."), ("100644", b"a/b"), ("120000", b".gitmodules"), ("100644", b"git~1")] {
+    for (mode, name) in [
+        ("100644", &b".git"[..]),
+        ("100644", b".GIT"),
+        ("100644", b".."),
+        ("100644", b"a/b"),
+        ("120000", b".gitmodules"),
+        ("100644", b"git~1"),
+    ] {
         let commit = hostile_commit(&place.work(), mode, name, "../../etc/passwd");
         let pack = place.pack(None, &place.work(), &commit);
         let imported = mirror.import_pack(3, &commit, std::io::Cursor::new(pack)).await;
@@ -273,14 +280,22 @@ async fn odd_names_and_links_out_of_the_tree_are_kept_as_they_are() {
     git(place.path(), &["clone", "-q", "origin.git", "other"]);
     std::fs::write(place.path().join("patch"), diff).unwrap();
     git(&other, &["apply", "--index", "../patch"]);
-    assert_eq!(git(&other, &["write-tree"]), git(&place.work(), &["rev-parse", "HEAD^{tree}"]), "the patch is the whole change");
+    assert_eq!(
+        git(&other, &["write-tree"]),
+        git(&place.work(), &["rev-parse", "HEAD^{tree}"]),
+        "the patch is the whole change"
+    );
 }
 
 #[tokio::test]
 async fn submodules_and_lfs_pointers_are_told() {
     let place = Place::new();
     let mirror = place.mirror();
-    std::fs::write(place.work().join(".gitmodules"), "[submodule \"lib\"]\n\tpath = vendor/lib\n\turl = https://example.com/lib\n").unwrap();
+    std::fs::write(
+        place.work().join(".gitmodules"),
+        "[submodule \"lib\"]\n\tpath = vendor/lib\n\turl = https://example.com/lib\n",
+    )
+    .unwrap();
     let commit = commit_file(&place.work(), "data/.gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
     git(&place.work(), &["push", "-q", "origin", "main"]);
     mirror.fetch(&place.origin(), None).await.unwrap();
@@ -301,9 +316,13 @@ async fn a_snapshot_holds_uncommitted_changes_and_touches_nothing() {
     std::fs::write(work.join("a.txt"), "staged\n").unwrap();
     git(&work, &["add", "a.txt"]);
     std::fs::write(work.join("a.txt"), "later\n").unwrap();
-    let before = (git(&work, &["status", "--porcelain"]), git(&work, &["for-each-ref"]), git(&work, &["show", ":a.txt"]));
+    let before =
+        (git(&work, &["status", "--porcelain"]), git(&work, &["for-each-ref"]), git(&work, &["show", ":a.txt"]));
     let commit = git::snapshot_worktree(&work).await.unwrap();
-    assert_eq!(before, (git(&work, &["status", "--porcelain"]), git(&work, &["for-each-ref"]), git(&work, &["show", ":a.txt"])));
+    assert_eq!(
+        before,
+        (git(&work, &["status", "--porcelain"]), git(&work, &["for-each-ref"]), git(&work, &["show", ":a.txt"]))
+    );
     assert_eq!(git(&work, &["show", &format!("{commit}:a.txt")]), "later");
     assert_eq!(git(&work, &["show", &format!("{commit}:new.txt")]), "new");
     assert!(!git_raw(&work, &["show", &format!("{commit}:ignored")]).status.success());

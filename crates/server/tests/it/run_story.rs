@@ -117,7 +117,10 @@ impl Scene {
     async fn until(&self, run: &Run, what: impl AsyncFn(&Run) -> bool) {
         let mut changes = self.app.store.subscribe();
         while !what(&self.app.store.run_by_id(run.id).await.unwrap()).await {
-            tokio::time::timeout(std::time::Duration::from_secs(60), changes.recv()).await.expect("the run goes on").ok();
+            tokio::time::timeout(std::time::Duration::from_secs(60), changes.recv())
+                .await
+                .expect("the run goes on")
+                .ok();
         }
     }
 }
@@ -137,7 +140,8 @@ async fn a_failing_test_is_mended_and_ends_as_a_pushed_branch_with_a_pull_reques
     let branch = run.branch.clone().unwrap();
     assert_eq!(branch, format!("codegen/{}-mend-the-test", run.id));
     assert_eq!(git(&scene.origin(), &["show", &format!("{branch}:total.py")]), "def total(xs):\n    return sum(xs)");
-    let commit = git(&scene.origin(), &["log", "-1", "--format=%an|%s|%(trailers:key=Requested-by,valueonly)", &branch]);
+    let commit =
+        git(&scene.origin(), &["log", "-1", "--format=%an|%s|%(trailers:key=Requested-by,valueonly)", &branch]);
     assert_eq!(commit, "codegen|Mend the test|Admin");
     let calls = scene.entries(&run, "call_finished").await;
     assert_eq!(calls[0]["exit_code"], 1, "the test really failed before: {}", calls[0]);
@@ -189,7 +193,11 @@ async fn a_rejected_push_is_a_sentence_and_the_work_is_kept_as_a_patch() {
     let run = scene.queue(Some(&repo), &mending()).await;
     let run = scene.work_on(&run).await;
     assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
-    assert!(result(&run).contains("only people push here") && result(&run).contains("kept as a patch"), "{}", result(&run));
+    assert!(
+        result(&run).contains("only people push here") && result(&run).contains("kept as a patch"),
+        "{}",
+        result(&run)
+    );
     assert!(scene.diff(&run).await.contains("+    return sum(xs)"));
     assert!(scene.app.store.pull_requests_of_run(run.org_id, run.id).await.unwrap().is_empty());
 }
@@ -229,7 +237,11 @@ async fn a_detached_head_and_a_missing_default_branch_are_handled() {
     let run = scene.queue(Some(&repo), &mending()).await;
     let run = scene.work_on(&run).await;
     assert_eq!(run.reason, Some(Reason::Error));
-    assert!(result(&run).contains("default branch is missing") && result(&run).contains("one, two"), "{}", result(&run));
+    assert!(
+        result(&run).contains("default branch is missing") && result(&run).contains("one, two"),
+        "{}",
+        result(&run)
+    );
 }
 
 #[tokio::test]
@@ -248,15 +260,28 @@ async fn a_run_without_a_repository_works_in_an_empty_folder() {
     let run = scene.queue(None, &[shell("ls -A | wc -l"), finish("Nothing here.")]).await;
     let run = scene.work_on(&run).await;
     assert_eq!(run.reason, Some(Reason::Complete), "{} {:?}", result(&run), run.error_cause);
-    assert_eq!(scene.entries(&run, "call_finished").await[0]["output"].as_str().unwrap().trim().split('\n').next(), Some("0"));
+    assert_eq!(
+        scene.entries(&run, "call_finished").await[0]["output"].as_str().unwrap().trim().split('\n').next(),
+        Some("0")
+    );
 }
 
 #[tokio::test]
 async fn whatever_the_agent_did_to_git_its_work_is_kept() {
-    for damage in ["rm -rf .git", "git checkout -q --detach && git branch -q -D codegen/1-mend-the-test", "git init -q nested && touch .git/index.lock", "echo '#!/bin/sh\nexit 1' > .git/hooks/pre-commit; chmod +x .git/hooks/pre-commit; git config commit.gpgsign true"] {
+    for damage in [
+        "rm -rf .git",
+        "git checkout -q --detach && git branch -q -D codegen/1-mend-the-test",
+        "git init -q nested && touch .git/index.lock",
+        "echo '#!/bin/sh\nexit 1' > .git/hooks/pre-commit; chmod +x .git/hooks/pre-commit; git config commit.gpgsign true",
+    ] {
         let scene = Scene::new().await;
         let repo = scene.repo(&scene.origin()).await;
-        let run = scene.queue(Some(&repo), &[shell(&format!("echo kept > kept.txt; mkdir -p .git/hooks; {damage}")), finish("Done.")]).await;
+        let run = scene
+            .queue(
+                Some(&repo),
+                &[shell(&format!("echo kept > kept.txt; mkdir -p .git/hooks; {damage}")), finish("Done.")],
+            )
+            .await;
         let run = scene.work_on(&run).await;
         assert_eq!(run.reason, Some(Reason::Complete), "{damage}: {}", result(&run));
         let branch = run.branch.clone().unwrap_or_else(|| panic!("{damage}: {}", result(&run)));
@@ -270,17 +295,30 @@ async fn setup_commands_run_in_one_shell_and_leave_their_environment() {
     let repo = scene.repo(&scene.origin()).await;
     let commands = "cd /workspace\nexport GREETING='hello there'\nif true; then\n  echo made > made.txt\nfi\n";
     scene.app.store.set_setup_commands(repo.org_id, repo.id, commands).await.unwrap();
-    let run = scene.queue(Some(&repo), &[shell("echo \"$GREETING\" $(cat made.txt); touch made.txt"), finish("Done.")]).await;
+    let run =
+        scene.queue(Some(&repo), &[shell("echo \"$GREETING\" $(cat made.txt); touch made.txt"), finish("Done.")]).await;
     let run = scene.work_on(&run).await;
     let output = scene.entries(&run, "call_finished").await[0]["output"].as_str().unwrap().to_owned();
     assert!(output.contains("hello there made"), "{output}");
 
-    scene.app.store.set_setup_commands(repo.org_id, repo.id, "echo one\n\necho to-stderr >&2; (exit 7)\necho never").await.unwrap();
+    scene
+        .app
+        .store
+        .set_setup_commands(repo.org_id, repo.id, "echo one\n\necho to-stderr >&2; (exit 7)\necho never")
+        .await
+        .unwrap();
     let run = scene.queue(Some(&repo), &[finish("Done.")]).await;
     let run = scene.work_on(&run).await;
     let notices = scene.entries(&run, "notice").await;
-    let said = notices.iter().filter_map(|n| n["text"].as_str()).find(|t| t.contains("Setup stopped")).unwrap().to_owned();
-    assert!(said.contains("line 3") && said.contains("exit code 7") && said.contains("to-stderr") && !said.contains("never"), "{said}");
+    let said =
+        notices.iter().filter_map(|n| n["text"].as_str()).find(|t| t.contains("Setup stopped")).unwrap().to_owned();
+    assert!(
+        said.contains("line 3")
+            && said.contains("exit code 7")
+            && said.contains("to-stderr")
+            && !said.contains("never"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -308,14 +346,22 @@ async fn a_stopped_run_keeps_its_work() {
     let run = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!(run.reason, Some(Reason::Cancelled), "{}", result(&run));
     assert!(scene.diff(&run).await.contains("+half"));
-    assert!(!git_raw(&scene.origin(), &["rev-parse", "--verify", "-q", &run.branch.unwrap()]).status.success(), "a stopped run is not pushed");
+    assert!(
+        !git_raw(&scene.origin(), &["rev-parse", "--verify", "-q", &run.branch.unwrap()]).status.success(),
+        "a stopped run is not pushed"
+    );
 }
 
 #[tokio::test]
 async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
     let mut scene = Scene::new().await;
     let repo = scene.repo(&scene.origin()).await;
-    let replies = [shell("echo once >> count.txt"), shell("[ -e second ] || { touch second; sleep 600; }"), shell("cat count.txt"), finish("Done.")];
+    let replies = [
+        shell("echo once >> count.txt"),
+        shell("[ -e second ] || { touch second; sleep 600; }"),
+        shell("cat count.txt"),
+        finish("Done."),
+    ];
     let run = scene.queue(Some(&repo), &replies).await;
     let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
     scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
@@ -330,7 +376,11 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
     serving.await.unwrap().unwrap();
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
-    assert_eq!(git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]), "once", "no step was done twice");
+    assert_eq!(
+        git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]),
+        "once",
+        "no step was done twice"
+    );
     assert_eq!(done.attempt, 2);
 }
 
@@ -338,7 +388,8 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
 async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it() {
     let mut scene = Scene::new().await;
     let repo = scene.repo(&scene.origin()).await;
-    let replies = [shell("echo once >> count.txt"), shell("[ -e second ] || { touch second; sleep 600; }"), finish("Done.")];
+    let replies =
+        [shell("echo once >> count.txt"), shell("[ -e second ] || { touch second; sleep 600; }"), finish("Done.")];
     let run = scene.queue(Some(&repo), &replies).await;
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
@@ -357,7 +408,12 @@ async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it()
 async fn a_run_that_lost_its_sandbox_too_begins_again_from_the_base_and_says_so() {
     let mut scene = Scene::new().await;
     let repo = scene.repo(&scene.origin()).await;
-    let replies = [shell("echo lost > lost.txt"), shell("[ ! -e lost.txt ] || sleep 600; echo again > again.txt"), shell("echo again > again.txt"), finish("Done.")];
+    let replies = [
+        shell("echo lost > lost.txt"),
+        shell("[ ! -e lost.txt ] || sleep 600; echo again > again.txt"),
+        shell("echo again > again.txt"),
+        finish("Done."),
+    ];
     let run = scene.queue(Some(&repo), &replies).await;
     let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
     scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;

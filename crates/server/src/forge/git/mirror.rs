@@ -14,7 +14,15 @@ const NETWORK: Duration = Duration::from_secs(30 * 60);
 /// What a diff starts from where a repository had no commit.
 const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 /// Faults of old, well-known histories that harm nobody.
-const FORGIVEN: &[&str] = &["zeroPaddedFilemode", "missingSpaceBeforeDate", "badTimezone", "missingEmail", "missingNameBeforeEmail", "badDateOverflow", "multipleAuthors"];
+const FORGIVEN: &[&str] = &[
+    "zeroPaddedFilemode",
+    "missingSpaceBeforeDate",
+    "badTimezone",
+    "missingEmail",
+    "missingNameBeforeEmail",
+    "badDateOverflow",
+    "multipleAuthors",
+];
 
 /// One repository's mirror.
 #[derive(Debug, Clone)]
@@ -81,13 +89,20 @@ impl Mirror {
         }
         let doing = "making the repository's mirror";
         // Readable by all inside a sandbox, where ids are others; the data directory itself is closed to the host's users.
-        Git::new(doing).args(["init", "--quiet", "--bare", "--shared=0644", "--template=", "-b", "main", "--"]).args([&self.dir]).run().await?;
-        let mut settings = vec![("transfer.fsckObjects".to_owned(), "true"), ("core.logAllRefUpdates".to_owned(), "false")];
+        Git::new(doing)
+            .args(["init", "--quiet", "--bare", "--shared=0644", "--template=", "-b", "main", "--"])
+            .args([&self.dir])
+            .run()
+            .await?;
+        let mut settings =
+            vec![("transfer.fsckObjects".to_owned(), "true"), ("core.logAllRefUpdates".to_owned(), "false")];
         settings.extend(FORGIVEN.iter().map(|id| (format!("fetch.fsck.{id}"), "ignore")));
         for (key, value) in &settings {
             self.git(doing).args(["config", key, value]).run().await?;
         }
-        std::fs::create_dir_all(self.objects().join("info")).and_then(|()| std::fs::write(complete, "")).map_err(|e| Error::Io(doing.to_owned(), e))
+        std::fs::create_dir_all(self.objects().join("info"))
+            .and_then(|()| std::fs::write(complete, ""))
+            .map_err(|e| Error::Io(doing.to_owned(), e))
     }
 
     /// Brings the origin's branches and tags here, making the mirror where there is none, and `commit` where one is named.
@@ -103,7 +118,16 @@ impl Mirror {
             self.git(doing.clone())
                 .credentials_of(origin)
                 .timeout(NETWORK)
-                .args(["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", &address(origin)])
+                .args([
+                    "fetch",
+                    "--quiet",
+                    "--prune",
+                    "--no-tags",
+                    "--no-write-fetch-head",
+                    "--no-recurse-submodules",
+                    "--",
+                    &address(origin),
+                ])
                 .args(refspecs)
                 .run()
         };
@@ -115,7 +139,15 @@ impl Mirror {
             self.git(doing.clone())
                 .credentials_of(origin)
                 .timeout(NETWORK)
-                .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", &address(origin)])
+                .args([
+                    "fetch",
+                    "--quiet",
+                    "--no-tags",
+                    "--no-write-fetch-head",
+                    "--no-recurse-submodules",
+                    "--",
+                    &address(origin),
+                ])
                 .args([format!("+{commit}:refs/codegen/bases/{commit}")])
                 .run()
                 .await?;
@@ -137,7 +169,11 @@ impl Mirror {
     /// When git cannot be run.
     pub async fn resolve(&self, name: &str) -> Result<Option<String>, Error> {
         let spec = format!("{name}^{{commit}}");
-        let ended = self.git("resolving a ref").args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]).end().await?;
+        let ended = self
+            .git("resolving a ref")
+            .args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec])
+            .end()
+            .await?;
         Ok(ended.ok.then(|| String::from_utf8_lossy(&ended.stdout).trim().to_owned()))
     }
 
@@ -166,10 +202,20 @@ impl Mirror {
     ///
     /// # Errors
     /// When the pack is broken, holds hostile objects, or lacks something the commit needs.
-    pub async fn import_pack(&self, run_id: i64, commit: &str, pack: impl AsyncRead + Send + 'static) -> Result<(), Error> {
+    pub async fn import_pack(
+        &self,
+        run_id: i64,
+        commit: &str,
+        pack: impl AsyncRead + Send + 'static,
+    ) -> Result<(), Error> {
         let _lock = self.lock().await?;
         let doing = "taking the run's commits out of the sandbox";
-        self.git(doing).timeout(NETWORK).args(["index-pack", "--stdin", "--fix-thin", "--strict"]).stream(pack).run().await?;
+        self.git(doing)
+            .timeout(NETWORK)
+            .args(["index-pack", "--stdin", "--fix-thin", "--strict"])
+            .stream(pack)
+            .run()
+            .await?;
         self.set_run_commit(run_id, commit).await
     }
 
@@ -179,7 +225,11 @@ impl Mirror {
     /// When the commit or something it needs is missing.
     pub async fn set_run_commit(&self, run_id: i64, commit: &str) -> Result<(), Error> {
         let doing = "keeping the run's commits";
-        self.git(doing).timeout(NETWORK).args(["rev-list", "--objects", "--quiet", commit, "--not", "--all"]).run().await?;
+        self.git(doing)
+            .timeout(NETWORK)
+            .args(["rev-list", "--objects", "--quiet", commit, "--not", "--all"])
+            .run()
+            .await?;
         self.git(doing).args(["update-ref", &run_ref(run_id), commit]).run().await?;
         Ok(())
     }
@@ -188,7 +238,13 @@ impl Mirror {
     ///
     /// # Errors
     /// [`Error::Rejected`] with the origin's reason, [`Error::Unusable`] when it cannot be reached.
-    pub async fn push(&self, commit: &str, branch: &str, origin: &str, expected: Option<&str>) -> Result<Pushed, Error> {
+    pub async fn push(
+        &self,
+        commit: &str,
+        branch: &str,
+        origin: &str,
+        expected: Option<&str>,
+    ) -> Result<Pushed, Error> {
         check_origin(origin)?;
         let shown = without_credentials(origin);
         let there = self.remote_commit(branch, origin).await?;
@@ -210,8 +266,10 @@ impl Mirror {
         }
         let report = String::from_utf8_lossy(&ended.stdout);
         if report.lines().any(|l| l.starts_with('!')) {
-            let why = report.lines().find(|l| l.starts_with('!')).and_then(|l| l.rsplit('\t').next()).unwrap_or("rejected");
-            let remote = ended.stderr.lines().filter_map(|l| l.strip_prefix("remote:")).map(str::trim).filter(|l| !l.is_empty());
+            let why =
+                report.lines().find(|l| l.starts_with('!')).and_then(|l| l.rsplit('\t').next()).unwrap_or("rejected");
+            let remote =
+                ended.stderr.lines().filter_map(|l| l.strip_prefix("remote:")).map(str::trim).filter(|l| !l.is_empty());
             let remote: String = remote.collect::<Vec<_>>().join(" ").chars().take(500).collect();
             let why = match why {
                 w if w.contains("stale info") => "someone else has changed the branch there since".to_owned(),
@@ -268,7 +326,11 @@ impl Mirror {
     /// # Errors
     /// When git cannot be run.
     pub async fn read_file(&self, commit: &str, path: &str, cap: usize) -> Result<Option<String>, Error> {
-        let ended = self.git("reading a file of the repository").args(["cat-file", "blob", &format!("{commit}:{path}")]).end().await?;
+        let ended = self
+            .git("reading a file of the repository")
+            .args(["cat-file", "blob", &format!("{commit}:{path}")])
+            .end()
+            .await?;
         Ok(ended.ok.then(|| String::from_utf8_lossy(ended.stdout.get(..cap).unwrap_or(&ended.stdout)).into_owned()))
     }
 
@@ -277,11 +339,19 @@ impl Mirror {
     /// # Errors
     /// When git cannot be run.
     pub async fn list(&self, commit: &str, prefixes: &[&str]) -> Result<Vec<(String, String)>, Error> {
-        let out = self.git("listing the repository's files").args(["ls-tree", "-z", "--full-tree", commit, "--"]).args(prefixes).run().await?;
+        let out = self
+            .git("listing the repository's files")
+            .args(["ls-tree", "-z", "--full-tree", commit, "--"])
+            .args(prefixes)
+            .run()
+            .await?;
         Ok(out
             .split(|b| *b == 0)
             .map(String::from_utf8_lossy)
-            .filter_map(|l| l.split_once('\t').map(|(meta, path)| (meta.split(' ').next().unwrap_or_default().to_owned(), path.to_owned())))
+            .filter_map(|l| {
+                l.split_once('\t')
+                    .map(|(meta, path)| (meta.split(' ').next().unwrap_or_default().to_owned(), path.to_owned()))
+            })
             .collect())
     }
 
@@ -292,18 +362,37 @@ impl Mirror {
     pub async fn lacking(&self, commit: &str) -> Result<Vec<String>, Error> {
         let mut lacking = Vec::new();
         if let Some(modules) = self.read_file(commit, ".gitmodules", 64 << 10).await? {
-            let paths: Vec<&str> = modules.lines().filter_map(|l| l.trim().strip_prefix("path")?.trim().strip_prefix('=')).map(str::trim).collect();
+            let paths: Vec<&str> = modules
+                .lines()
+                .filter_map(|l| l.trim().strip_prefix("path")?.trim().strip_prefix('='))
+                .map(str::trim)
+                .collect();
             if !paths.is_empty() {
-                lacking.push(format!("The repository has submodules ({}), which are not checked out.", short_list(&paths)));
+                lacking.push(format!(
+                    "The repository has submodules ({}), which are not checked out.",
+                    short_list(&paths)
+                ));
             }
         }
         let lfs = self
             .git("looking for LFS pointers")
-            .args(["grep", "--name-only", "--fixed-strings", "-e", "filter=lfs", commit, "--", ":(glob)**/.gitattributes"])
+            .args([
+                "grep",
+                "--name-only",
+                "--fixed-strings",
+                "-e",
+                "filter=lfs",
+                commit,
+                "--",
+                ":(glob)**/.gitattributes",
+            ])
             .end()
             .await?;
         if lfs.ok {
-            lacking.push("The repository keeps large files in Git LFS; they are here as pointers, without their content.".to_owned());
+            lacking.push(
+                "The repository keeps large files in Git LFS; they are here as pointers, without their content."
+                    .to_owned(),
+            );
         }
         Ok(lacking)
     }

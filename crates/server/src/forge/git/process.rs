@@ -19,9 +19,32 @@ use super::Error;
 
 /// Variables of ours that git, its credential helpers, ssh and curl may need; nothing else is passed on.
 const PASSED_ON: &[&str] = &[
-    "HOME", "PATH", "USER", "LOGNAME", "LANG", "TMPDIR", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "SSH_ASKPASS",
-    "GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "SSL_CERT_FILE",
-    "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+    "HOME",
+    "PATH",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "TMPDIR",
+    "DISPLAY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "SSH_AUTH_SOCK",
+    "SSH_ASKPASS",
+    "GIT_ASKPASS",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
 ];
 
 /// More output than this is an error: what is read here is kept in memory.
@@ -54,7 +77,14 @@ pub(super) struct Ended {
 impl Git {
     /// `doing` names the operation in errors: "fetching https://...".
     pub fn new(doing: impl Into<String>) -> Self {
-        Self { doing: doing.into(), dir: None, args: vec![], env: vec![], input: Input::Nothing, timeout: Duration::from_secs(60) }
+        Self {
+            doing: doing.into(),
+            dir: None,
+            args: vec![],
+            env: vec![],
+            input: Input::Nothing,
+            timeout: Duration::from_secs(60),
+        }
     }
 
     /// Runs in this folder; a bare repository is found there.
@@ -87,7 +117,11 @@ impl Git {
     pub fn credentials_of(self, origin: &str) -> Self {
         let Ok(url) = url::Url::parse(origin) else { return self };
         let Some(password) = url.password().filter(|_| url.scheme().starts_with("http")) else { return self };
-        let decode = |s: &str| url::form_urlencoded::parse(format!("x={}", s.replace('+', "%2B")).as_bytes()).map(|(_, v)| v.into_owned()).collect::<String>();
+        let decode = |s: &str| {
+            url::form_urlencoded::parse(format!("x={}", s.replace('+', "%2B")).as_bytes())
+                .map(|(_, v)| v.into_owned())
+                .collect::<String>()
+        };
         let basic = STANDARD.encode(format!("{}:{}", decode(url.username()), decode(password)));
         let scope = url.origin().ascii_serialization();
         self.env("GIT_CONFIG_COUNT", "1")
@@ -113,12 +147,23 @@ impl Git {
         let io = |e| Error::Io(doing.clone(), e);
         let mut command = Command::new("git");
         command
-            .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0", "-c", "maintenance.auto=false"])
+            .args([
+                "-c",
+                "core.hooksPath=/dev/null",
+                "-c",
+                "core.fsmonitor=false",
+                "-c",
+                "gc.auto=0",
+                "-c",
+                "maintenance.auto=false",
+            ])
             .args(&args)
             .env_clear()
-            .envs(std::env::vars_os().filter(|(k, _)| {
-                k.to_str().is_some_and(|k| PASSED_ON.contains(&k) || k.starts_with("XDG_"))
-            }))
+            .envs(
+                crate::config::host_env()
+                    .into_iter()
+                    .filter(|(k, _)| PASSED_ON.contains(&k.as_str()) || k.starts_with("XDG_")),
+            )
             .env("LC_ALL", "C.UTF-8")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("SSH_ASKPASS_REQUIRE", "force") // ssh otherwise asks on our terminal and waits there

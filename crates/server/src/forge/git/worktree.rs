@@ -17,7 +17,9 @@ pub async fn snapshot_worktree(folder: &Path) -> Result<String, Error> {
     let head = head.ok.then(|| String::from_utf8_lossy(&head.stdout).trim().to_owned());
     let bare = git().args(["rev-parse", "--is-bare-repository"]).line().await? == "true";
     if bare {
-        return head.ok_or_else(|| Error::Missing(format!("{shown} has no commit on its HEAD yet; name a branch to start from")));
+        return head.ok_or_else(|| {
+            Error::Missing(format!("{shown} has no commit on its HEAD yet; name a branch to start from"))
+        });
     }
     let scratch = tempfile::tempdir().map_err(|e| Error::Io(doing.clone(), e))?;
     let index = scratch.path().join("index");
@@ -26,10 +28,20 @@ pub async fn snapshot_worktree(folder: &Path) -> Result<String, Error> {
         std::fs::copy(&own, &index).map_err(|e| Error::Io(doing.clone(), e))?;
     }
     let top = git().args(["rev-parse", "--show-toplevel"]).line().await?;
-    let git = || Git::new(doing.clone()).dir(Path::new(&top)).env("GIT_INDEX_FILE", &index).timeout(std::time::Duration::from_secs(600));
+    let git = || {
+        Git::new(doing.clone())
+            .dir(Path::new(&top))
+            .env("GIT_INDEX_FILE", &index)
+            .timeout(std::time::Duration::from_secs(600))
+    };
     git().args(["add", "--all"]).run().await?;
     let tree = git().args(["write-tree"]).line().await?;
-    let mut commit = vec!["commit-tree".to_owned(), tree.clone(), "-m".to_owned(), "Uncommitted changes of the working tree".to_owned()];
+    let mut commit = vec![
+        "commit-tree".to_owned(),
+        tree.clone(),
+        "-m".to_owned(),
+        "Uncommitted changes of the working tree".to_owned(),
+    ];
     if let Some(head) = head {
         if git().args(["rev-parse", &format!("{head}^{{tree}}")]).line().await? == tree {
             return Ok(head);
@@ -38,7 +50,8 @@ pub async fn snapshot_worktree(folder: &Path) -> Result<String, Error> {
     }
     let mut git = git();
     for who in ["AUTHOR", "COMMITTER"] {
-        git = git.env(&format!("GIT_{who}_NAME"), super::AGENT_NAME).env(&format!("GIT_{who}_EMAIL"), super::AGENT_EMAIL);
+        git =
+            git.env(&format!("GIT_{who}_NAME"), super::AGENT_NAME).env(&format!("GIT_{who}_EMAIL"), super::AGENT_EMAIL);
     }
     git.args(commit).line().await
 }
@@ -64,7 +77,11 @@ pub async fn copy_branch(mirror: &Mirror, run_id: i64, folder: &Path, branch: &s
 /// When git cannot read the folder.
 pub async fn push_origin(origin: &str) -> Result<String, Error> {
     let Some(folder) = local_path(origin) else { return Ok(origin.to_owned()) };
-    let remote = Git::new(format!("reading the remotes of {origin}")).dir(folder).args(["remote", "get-url", "--push", "origin"]).end().await?;
+    let remote = Git::new(format!("reading the remotes of {origin}"))
+        .dir(folder)
+        .args(["remote", "get-url", "--push", "origin"])
+        .end()
+        .await?;
     let url = String::from_utf8_lossy(&remote.stdout).trim().to_owned();
     if !remote.ok || url.is_empty() {
         return Ok(origin.to_owned());
