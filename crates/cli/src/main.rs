@@ -15,7 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use codegen_server::Zygote;
+use codegen_server::{Caller, Zygote};
 
 /// A self-hosted platform that runs code agents.
 #[derive(Parser)]
@@ -58,7 +58,8 @@ struct DataDir {
 /// Makes the process that sandboxes are cloned from. It must be forked while this process has one thread,
 /// so it comes before the async runtime, and only for the commands that need it.
 fn with_sandboxes(command: impl AsyncFnOnce(Zygote) -> Result<ExitCode>) -> Result<ExitCode> {
-    let zygote = Zygote::fork().context("starting the sandbox zygote")?;
+    let caller = Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() };
+    let zygote = Zygote::fork(caller).context("starting the sandbox zygote")?;
     async_runtime()?.block_on(command(zygote))
 }
 

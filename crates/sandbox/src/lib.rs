@@ -4,7 +4,6 @@
 pub mod files;
 pub mod local;
 mod tool;
-pub mod unsafe_engine;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 

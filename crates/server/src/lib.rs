@@ -21,7 +21,7 @@ mod token;
 pub mod worker;
 
 pub use api::openapi;
-pub use codegen_sandbox::local::Zygote;
+pub use codegen_sandbox::local::{Caller, Zygote};
 pub use config::Config;
 
 /// Everything a request or a run needs.

@@ -9,7 +9,7 @@ use std::{
 use codegen_agent::{Budget, Outcome, Task, native};
 use codegen_sandbox::{
     Engine, Spec,
-    local::{LocalEngine, Zygote},
+    local::{Caller, LocalEngine, Zygote},
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
 /// The zygote must be forked while there is one thread, which is before the tests start theirs.
 #[ctor::ctor]
 fn fork_zygote() {
-    ZYGOTE.get_or_init(|| Arc::new(Zygote::fork().unwrap()));
+    ZYGOTE.get_or_init(|| Arc::new(Zygote::fork(caller()).unwrap()));
 }
 
 #[tokio::test]
@@ -56,4 +56,8 @@ async fn commands_and_file_tools_work_on_the_same_files_and_carry_state_over() {
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await;
     engine.destroy("agent-tools").await.unwrap();
     assert_eq!(outcome.unwrap(), Outcome::Finished("all there".to_owned()), "{:?}", log.results());
+}
+
+fn caller() -> Caller {
+    Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() }
 }

@@ -37,7 +37,7 @@ use tracing::warn;
 use crate::{Engine, Error, Fence, Isolation, Sandbox, Spec};
 use client::LocalSandbox;
 use wire::{Cgroups, Create, Done, Ids, Order, State};
-pub use zygote::Zygote;
+pub use zygote::{Caller, Zygote};
 
 /// Sandboxes without a connected owner end after this long.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -82,7 +82,7 @@ impl LocalEngine {
         let dir = fs::canonicalize(&dir).map_err(io_error(format!("finding {}", dir.display())))?;
         let ids = host::ids();
         let groups = cgroup::Host::detect();
-        let layout = host::layout(&zygote.host_path, zygote.home.as_deref());
+        let layout = host::layout(&zygote.caller.path, zygote.caller.home.as_deref());
         let skeleton = make_skeleton(&zygote, &dir, ids, &layout)?;
         let isolation = host::probe(&groups, ids);
         Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation })

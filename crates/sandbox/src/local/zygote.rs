@@ -38,8 +38,16 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
 #[derive(Debug)]
 pub struct Zygote {
     socket: Mutex<OwnedFd>,
-    pub(super) host_path: String,
-    pub(super) home: Option<String>,
+    pub(super) caller: Caller,
+}
+
+/// What sandboxes take over from the environment of the person who started this process.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// `PATH`: the toolchains on it are seen inside.
+    pub path: String,
+    /// `HOME`, where some toolchains live.
+    pub home: Option<String>,
 }
 
 impl Zygote {
@@ -47,7 +55,7 @@ impl Zygote {
     ///
     /// # Errors
     /// When there already are threads, or the fork is refused.
-    pub fn fork() -> io::Result<Self> {
+    pub fn fork(caller: Caller) -> io::Result<Self> {
         if fs::read_dir("/proc/self/task")?.count() > 1 {
             return Err(io::Error::other("the zygote must be forked before any thread is started"));
         }
@@ -58,11 +66,7 @@ impl Zygote {
             rustix::net::sockopt::set_socket_send_buffer_size(end, MAX_ORDER).ok(); // a small buffer only refuses huge orders
         }
         match sys::fork()? {
-            Forked::Parent(_) => Ok(Self {
-                socket: Mutex::new(ours),
-                host_path: std::env::var("PATH").unwrap_or_default(),
-                home: std::env::var("HOME").ok(),
-            }),
+            Forked::Parent(_) => Ok(Self { socket: Mutex::new(ours), caller }),
             Forked::Child => {
                 drop(ours);
                 let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(&theirs)));
@@ -98,11 +102,8 @@ fn serve(socket: &OwnedFd) {
     std::env::set_current_dir("/").ok(); // holding the caller's folder would only keep it from being unmounted
     sys::close_others(&[socket.as_raw_fd()]);
     if let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
-        for number in 0..2 {
+        for number in 0..3 {
             sys::place(null.as_fd(), number).ok(); // the caller's pipes must not be kept open
-        }
-        if std::env::var_os("CODEGEN_ZYGOTE_STDERR").is_none() {
-            sys::place(null.as_fd(), 2).ok();
         }
     }
     let Ok(filters) = Filters::new() else { return };

@@ -8,14 +8,14 @@ use std::{
 
 use codegen_sandbox::{
     Completed, Engine, Exec, Sandbox, Spec,
-    local::{LocalEngine, Zygote},
+    local::{Caller, LocalEngine, Zygote},
 };
 
 static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
 
 #[ctor::ctor]
 fn fork_zygote() {
-    ZYGOTE.set(Arc::new(Zygote::fork().unwrap())).unwrap();
+    ZYGOTE.set(Arc::new(Zygote::fork(caller()).unwrap())).unwrap();
 }
 
 /// An engine with one sandbox, both removed at the end of the test.
@@ -81,4 +81,8 @@ pub fn limited_by_cgroups() -> bool {
 
 pub fn many_ids() -> bool {
     codegen_sandbox::local::probe().have.iter().any(|have| have.contains("65536 ids"))
+}
+
+fn caller() -> Caller {
+    Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() }
 }

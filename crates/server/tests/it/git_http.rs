@@ -13,7 +13,10 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::{get, patch},
 };
-use codegen_server::forge::{Forge, GitHub, PullRequestSpec, git::{self, Mirror, Pushed}};
+use codegen_server::forge::{
+    Forge, GitHub, PullRequestSpec,
+    git::{self, Mirror, Pushed},
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -36,9 +39,20 @@ impl Remote {
     async fn serve(root: &Path, password: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/githttp.py");
-        let child = Command::new("python3").arg(script).arg(port.to_string()).arg(root).arg(password).stderr(Stdio::null()).spawn().unwrap();
+        let child = Command::new("python3")
+            .arg(script)
+            .arg(port.to_string())
+            .arg(root)
+            .arg(password)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let remote = Self { child, port };
-        let up = async { while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() { tokio::task::yield_now().await; } };
+        let up = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
         tokio::time::timeout(std::time::Duration::from_secs(20), up).await.unwrap();
         remote
     }
@@ -118,8 +132,15 @@ async fn a_pull_request_at_github_is_opened_once_and_then_updated() {
     let serving = tokio::spawn(async move { axum::serve(listener, routes).await });
     let forge = |token: &str| GitHub::new(&api, SecretString::from(token), "acme".into(), "demo".into()).unwrap();
     let mut spec = PullRequestSpec {
-        org_id: 1, repo_id: 1, run_id: 7, title: "One".into(), body: "Words.".into(), head_branch: "codegen/7-x".into(),
-        base_branch: "main".into(), head_commit: "c".into(), now: 0,
+        org_id: 1,
+        repo_id: 1,
+        run_id: 7,
+        title: "One".into(),
+        body: "Words.".into(),
+        head_branch: "codegen/7-x".into(),
+        base_branch: "main".into(),
+        head_commit: "c".into(),
+        now: 0,
     };
     assert_eq!(forge("tok").find(&spec).await.unwrap(), None);
     let opened = forge("tok").open_or_update(&spec).await.unwrap();
