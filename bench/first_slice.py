@@ -43,7 +43,7 @@ class Server:
         raise AssertionError("no " + kind.decode())
 
     def rss_mib(self):
-        pids = [self.process.pid] + [int(p) for p in subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout.split()]
+        pids = [self.process.pid] + [int(p) for p in open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().split()]
         kib = sum(int(l.split()[1]) for p in pids for l in open(f"/proc/{p}/status") if l.startswith("VmRSS"))
         return kib / 1024
 

@@ -14,6 +14,7 @@ use codegen_agent::{
     native,
 };
 use codegen_sandbox::{EndedBy, Event, Exec, Exit, Isolation, Running, Sandbox, Stream};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, sync::mpsc};
@@ -194,9 +195,9 @@ impl Sandbox for HostSandbox {
         }
         tokio::spawn(async move {
             let timeout = exec.timeout.unwrap_or(std::time::Duration::from_secs(3600));
-            let pid = child.id().unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
             let kill_group = || {
-                std::process::Command::new("kill").args(["-KILL", "--", &format!("-{pid}")]).status().unwrap();
+                kill_process_group(pid, Signal::KILL).ok(); // It may have ended by itself just now.
             };
             let (status, ended_by) = tokio::select! {
                 status = child.wait() => (status.unwrap(), None),

@@ -5,6 +5,7 @@ use std::{
     process::{Child, Output, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::fixture::{Fixture, git, text};
@@ -43,7 +44,7 @@ impl<'a> Server<'a> {
     }
 
     fn terminate(mut self) -> Option<i32> {
-        std::process::Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         self.process.wait().unwrap().code()
     }
 }
