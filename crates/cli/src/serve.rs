@@ -32,6 +32,8 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
     if let Some(addr) = args.addr {
         config.set_addr(addr);
     }
+    // Before anyone is told of the server: whoever knows it may end it.
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let listener = match TcpListener::bind(config.addr).await {
         Ok(listener) => listener,
         Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
@@ -49,7 +51,6 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
         println!("next: codegen login --url {} --token {}", app.config.public_url, first.token);
     }
     let shutdown = app.shutdown.clone();
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

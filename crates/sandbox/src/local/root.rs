@@ -18,7 +18,8 @@ use super::{
 const READ_ONLY: u64 = 0x1;
 const NO_SETID: u64 = 0x2;
 
-/// Mount trees copied before the user namespace existed, where only the host's root can reach them.
+/// Mount trees copied while the process still has the ids that reach them: the host's root before the user namespace
+/// exists, an ordinary user before it takes the mapped ids.
 pub struct Trees {
     /// The sandbox's folder.
     pub folder: OwnedFd,
@@ -45,11 +46,9 @@ impl Trees {
 const PLACE: &str = "/tmp"; // exists everywhere; covered in this mount namespace only
 
 /// Mounts everything and enters it. `stage` says where a failure was.
-pub fn enter(create: &Create, trees: Option<Trees>, stage: &mut &'static str) -> io::Result<()> {
+pub fn enter(create: &Create, trees: &Trees, stage: &mut &'static str) -> io::Result<()> {
     *stage = "separating mounts";
     sys::mount("", Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, "")?;
-    *stage = "copying the host folders' mounts";
-    let trees = trees.map_or_else(|| Trees::copy(create), Ok)?;
     *stage = "mounting a private tmpfs";
     sys::mount("tmpfs", Path::new(PLACE), libc::MS_NOSUID | libc::MS_NODEV, "mode=755,size=64k")?;
     for name in ["b", "s", "r"] {

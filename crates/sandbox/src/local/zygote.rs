@@ -153,7 +153,8 @@ fn with_ids(folder: &Path, ids: Ids, work: impl FnOnce() -> io::Result<()>) -> D
         libc::CLONE_NEWUSER,
         ids,
         |_| Ok(()),
-        |report, stage| {
+        |_| Ok(()),
+        |report, stage, ()| {
             *stage = "working in the folder";
             work()?;
             report();
@@ -192,13 +193,17 @@ fn create_sandbox(create: &Create, filters: &Filters) -> Done {
         NAMESPACES,
         create.ids,
         |pid| cgroup::join(&create.cgroups, pid),
-        |report, stage| {
+        |stage| {
+            *stage = "copying the host folders' mounts";
+            trees.map_or_else(|| root::Trees::copy(create), Ok)
+        },
+        |report, stage, trees| {
             *stage = "taking a cgroup namespace";
             sys::unshare(libc::CLONE_NEWCGROUP)?;
             *stage = "making the folder for output";
             rustix::fs::mkdir("out", Mode::RWXU)?;
             let out = rustix::fs::open("out", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            root::enter(create, trees, stage)?;
+            root::enter(create, &trees, stage)?;
             *stage = "starting the supervisor";
             sys::loopback_up()?;
             let supervisor = Supervisor::new(create, Handles { listener, gateway, oom, out }, filters)?;
@@ -209,11 +214,15 @@ fn create_sandbox(create: &Create, filters: &Filters) -> Done {
 }
 
 /// Clones a process into new namespaces, writes its id maps, lets it go, and waits for its report.
-fn launch(
+///
+/// `first` runs in the namespaces while the process still has the caller's own id, which alone reaches the caller's
+/// closed folders; `work` runs with the mapped ids.
+fn launch<T>(
     flags: i32,
     ids: Ids,
     prepare: impl FnOnce(i32) -> io::Result<()>,
-    work: impl FnOnce(&mut dyn FnMut(), &mut &'static str) -> io::Result<()>,
+    first: impl FnOnce(&mut &'static str) -> io::Result<T>,
+    work: impl FnOnce(&mut dyn FnMut(), &mut &'static str, T) -> io::Result<()>,
 ) -> Done {
     let pipes = || Ok::<_, io::Error>((io::pipe()?, io::pipe()?));
     let ((mut go_read, mut go_write), (mut report_read, mut report_write)) = match pipes() {
@@ -236,6 +245,7 @@ fn launch(
                 go_read.read_exact(&mut [0])?;
                 drop(go_read);
                 sys::new_session();
+                let found = first(&mut stage)?;
                 stage = "taking the mapped ids";
                 let id = ids.supervisor();
                 sys::set_ids(id, id, ids != Ids::Single)?;
@@ -249,6 +259,7 @@ fn launch(
                         }
                     },
                     &mut stage,
+                    found,
                 )
             }));
             if let Ok(Err(error)) = run {
