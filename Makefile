@@ -37,3 +37,4 @@ release: ## One executable with everything inside: target/release/codegen
 
 bench: release ## Measure start, latency, overhead and memory
 	@python3 bench/first_slice.py target/release/codegen
+	cargo run --release --quiet --package codegen-sandbox --example sandbox_bench

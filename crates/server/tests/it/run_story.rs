@@ -329,7 +329,7 @@ async fn setup_commands_run_in_one_shell_and_leave_their_environment() {
 }
 
 #[tokio::test]
-async fn rules_of_the_repository_are_told_unless_switched_off() {
+async fn rules_of_the_repository_are_told() {
     let scene = Scene::new().await;
     commit_file(&scene.work(), "AGENTS.md", "Always run the tests.\n");
     git(&scene.work(), &["push", "-q", "origin", "main"]);
@@ -339,6 +339,22 @@ async fn rules_of_the_repository_are_told_unless_switched_off() {
     let notices = scene.entries(&run, "notice").await;
     assert!(notices.iter().any(|n| n["text"].as_str().unwrap().contains("AGENTS.md")), "{notices:?}");
     assert_eq!((run.branch, run.reason), (None, Some(Reason::Complete)), "nothing changed, nothing is pushed");
+}
+
+#[tokio::test]
+async fn an_organization_that_switched_rules_and_pull_requests_off_gets_neither() {
+    let scene = Scene::new().await;
+    commit_file(&scene.work(), "AGENTS.md", "Always run the tests.\n");
+    git(&scene.work(), &["push", "-q", "origin", "main"]);
+    let repo = scene.repo(&scene.origin()).await;
+    scene.app.store.set_org_settings(repo.org_id, Some(false), Some(false)).await.unwrap();
+    let run = scene.queue(Some(&repo), &[shell("echo new > new.txt"), finish("Done.")]).await;
+    let run = scene.work_on(&run).await;
+    let notices = scene.entries(&run, "notice").await;
+    assert!(!notices.iter().any(|n| n["text"].as_str().unwrap().contains("AGENTS.md")), "{notices:?}");
+    assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
+    assert!(scene.diff(&run).await.contains("+new"), "the work is kept as a patch");
+    assert_eq!(git(&scene.origin(), &["branch", "--list", "codegen/*"]).trim(), "", "nothing is pushed");
 }
 
 #[tokio::test]
