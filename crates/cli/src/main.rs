@@ -58,7 +58,7 @@ struct DataDir {
 /// Makes the process that sandboxes are cloned from. It must be forked while this process has one thread,
 /// so it comes before the async runtime, and only for the commands that need it.
 fn with_sandboxes(command: impl AsyncFnOnce(Zygote) -> Result<ExitCode>) -> Result<ExitCode> {
-    let caller = Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() };
+    let caller = Caller::of(|name| std::env::var(name).ok());
     let zygote = Zygote::fork(caller).context("starting the sandbox zygote")?;
     async_runtime()?.block_on(command(zygote))
 }

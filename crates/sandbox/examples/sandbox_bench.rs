@@ -13,7 +13,7 @@ use codegen_sandbox::{
 const ROUNDS: usize = 200;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let zygote = Zygote::fork(Caller { path: "/usr/bin:/bin".to_owned(), home: None })?;
+    let zygote = Zygote::fork(Caller { path: "/usr/bin:/bin".to_owned(), ..Caller::default() })?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure(zygote))
 }
 

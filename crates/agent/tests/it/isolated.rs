@@ -59,5 +59,5 @@ async fn commands_and_file_tools_work_on_the_same_files_and_carry_state_over() {
 }
 
 fn caller() -> Caller {
-    Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() }
+    Caller::of(|name| std::env::var(name).ok())
 }

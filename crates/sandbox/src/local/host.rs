@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::zygote::Caller;
 use super::{
     cgroup,
     wire::{Bind, GATEWAY_PORT, Ids},
@@ -87,7 +88,7 @@ fn open_to_others(path: &Path) -> bool {
 }
 
 /// Finds what to show: `/usr`, a few files of `/etc`, and the toolchains on the host's PATH.
-pub fn layout(host_path: &str, home: Option<&str>) -> Layout {
+pub fn layout(caller: &Caller) -> Layout {
     let mut binds: Vec<Bind> = Vec::new();
     let mut env = BTreeMap::new();
     let mut show = |path: &Path| {
@@ -118,10 +119,10 @@ pub fn layout(host_path: &str, home: Option<&str>) -> Layout {
         }
     }
 
-    let home = home.map(Path::new).filter(|home| home.is_absolute() && *home != Path::new("/"));
+    let home = caller.home.as_deref().map(Path::new).filter(|home| home.is_absolute() && *home != Path::new("/"));
     let mut path = vec!["/home/agent/.local/bin".to_owned(), "/home/agent/.cargo/bin".to_owned()];
     let standard = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    for folder in host_path.split(':').filter(|folder| folder.starts_with('/')) {
+    for folder in caller.path.split(':').filter(|folder| folder.starts_with('/')) {
         if standard.contains(&folder) || path.iter().any(|known| known == folder) {
             continue;
         }
@@ -163,6 +164,12 @@ pub fn layout(host_path: &str, home: Option<&str>) -> Layout {
             }
         }
         path.push(folder.to_owned());
+    }
+    if let Some(rustup) =
+        caller.rustup_home.as_deref().map(Path::new).filter(|path| path.is_absolute() && open_to_others(path))
+    {
+        show(rustup);
+        env.insert("RUSTUP_HOME".to_owned(), rustup.display().to_string());
     }
     path.extend(standard.map(String::from));
     env.insert("PATH".to_owned(), path.join(":"));

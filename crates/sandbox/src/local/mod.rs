@@ -82,7 +82,7 @@ impl LocalEngine {
         let dir = fs::canonicalize(&dir).map_err(io_error(format!("finding {}", dir.display())))?;
         let ids = host::ids();
         let groups = cgroup::Host::detect();
-        let layout = host::layout(&zygote.caller.path, zygote.caller.home.as_deref());
+        let layout = host::layout(&zygote.caller);
         let skeleton = make_skeleton(&zygote, &dir, ids, &layout)?;
         let isolation = host::probe(&groups, ids);
         Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation })

@@ -48,6 +48,19 @@ pub struct Caller {
     pub path: String,
     /// `HOME`, where some toolchains live.
     pub home: Option<String>,
+    /// `RUSTUP_HOME`, without which a `cargo` outside a home does not find its toolchain.
+    pub rustup_home: Option<String>,
+}
+
+impl Caller {
+    /// From a way to look a variable up.
+    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self {
+            path: variable("PATH").unwrap_or_default(),
+            home: variable("HOME"),
+            rustup_home: variable("RUSTUP_HOME"),
+        }
+    }
 }
 
 impl Zygote {

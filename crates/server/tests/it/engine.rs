@@ -25,5 +25,5 @@ pub fn engine(data_dir: &Path) -> Arc<dyn Engine> {
 }
 
 fn caller() -> Caller {
-    Caller { path: std::env::var("PATH").unwrap_or_default(), home: std::env::var("HOME").ok() }
+    Caller::of(|name| std::env::var(name).ok())
 }
