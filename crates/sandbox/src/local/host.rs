@@ -170,6 +170,14 @@ pub fn layout(caller: &Caller) -> Layout {
     {
         show(rustup);
         env.insert("RUSTUP_HOME".to_owned(), rustup.display().to_string());
+        // Without this folder rustup wants to write, which it cannot here; the toolchain itself needs no rustup.
+        if !rustup.join("update-hashes").is_dir() {
+            let settings = fs::read_to_string(rustup.join("settings.toml")).unwrap_or_default();
+            let default = settings.lines().find_map(|line| line.strip_prefix("default_toolchain = "));
+            if let Some(name) = default.map(|name| name.trim().trim_matches('"')) {
+                path.insert(0, rustup.join("toolchains").join(name).join("bin").display().to_string());
+            }
+        }
     }
     path.extend(standard.map(String::from));
     env.insert("PATH".to_owned(), path.join(":"));
