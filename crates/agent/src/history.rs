@@ -70,7 +70,8 @@ pub(crate) fn turns(history: &[Entry]) -> Vec<Turn<'_>> {
                     ));
                 }
             }
-            Entry::CallStarted { .. } | Entry::CallFinished { .. } | Entry::Notice { .. } => {}
+            Entry::Notice { text, to_model: true } => turns.push(Turn::User { text, images: &[] }),
+            Entry::CallStarted { .. } | Entry::CallFinished { .. } | Entry::Notice { to_model: false, .. } => {}
         }
     }
     turns

@@ -46,10 +46,13 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         full_output: Option<String>,
     },
-    /// Something a reader of the trace should see (a retry, an interruption, a truncation); not shown to the model.
+    /// Something a reader of the trace should see: a retry, an interruption, a truncation.
     Notice {
         /// A sentence.
         text: String,
+        /// The model is told too, as a message of the platform.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        to_model: bool,
     },
 }
 
@@ -161,6 +164,8 @@ pub struct Task {
     pub env: BTreeMap<String, String>,
     /// Absolute path of the checkout inside.
     pub workspace: String,
+    /// Whether calls that an earlier attempt left under way may still be in this sandbox.
+    pub same_sandbox: bool,
 }
 
 /// Limits that end a run cleanly. Counted over the whole history, so a resumed run does not start anew.

@@ -32,7 +32,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Read-only calls of one reply that run at once.
 const SIDE_BY_SIDE: usize = 8;
-const INTERRUPTED: &str = "interrupted: it was under way when the platform restarted; its effect is unknown";
+const INTERRUPTED: &str = "interrupted: it was under way when its sandbox was lost; its effect is unknown";
 
 /// Works on the task until it ends.
 ///
@@ -60,7 +60,9 @@ pub async fn run(
         sandbox,
         log,
     };
-    agent.close_interrupted_calls().await?;
+    if !task.same_sandbox {
+        agent.close_interrupted_calls().await?;
+    }
     loop {
         let messages = agent.log.take_messages().await;
         agent.history.extend(messages);
@@ -118,14 +120,14 @@ impl Agent<'_> {
     }
 
     async fn notice(&mut self, text: String) -> Result<(), Error> {
-        self.append(Entry::Notice { text }).await
+        self.append(Entry::Notice { text, to_model: false }).await
     }
 
-    /// Calls that an earlier attempt left under way get a result that says so; whether they had their effect is unknown.
+    /// Calls that were under way in a sandbox that is gone get a result that says so; whether they had their effect is unknown.
     async fn close_interrupted_calls(&mut self) -> Result<(), Error> {
         for OpenCall { call, started } in history::open_calls(&self.history) {
             if started {
-                let text = format!("the call of {} was under way when the platform restarted", call.name);
+                let text = format!("The call of {} was under way when its sandbox was lost.", call.name);
                 self.append(failed(call, INTERRUPTED.to_owned())).await?;
                 self.notice(text).await?;
             }
@@ -193,15 +195,18 @@ impl Agent<'_> {
     /// Gives every call a result: in order, those without effect side by side.
     async fn run_calls(&mut self, open: Vec<OpenCall>) -> Result<(), Error> {
         let has_effect = |agent: &Self, call: &ToolCall| agent.tool(&call.name).is_some_and(|tool| !tool.read_only());
+        // What an earlier attempt started in this sandbox is followed there, not run again: calls are named by their ids.
+        let begun: HashSet<String> = open.iter().filter(|open| open.started).map(|open| open.call.id.clone()).collect();
         let mut calls = open.into_iter().map(|open| open.call).peekable();
         while let Some(call) = calls.next() {
-            if self.halt.due().is_some() {
+            let again = begun.contains(&call.id);
+            if !again && self.halt.due().is_some() {
                 let text = format!("not run: {}", self.halt.reason());
                 self.append(failed(call, text)).await?;
                 continue;
             }
             let effect = has_effect(self, &call);
-            if effect {
+            if effect && !again {
                 self.append(Entry::CallStarted { call_id: call.id.clone() }).await?;
             }
             let mut group = vec![call];
@@ -215,7 +220,7 @@ impl Agent<'_> {
                     input: call.input.clone(),
                 });
             }
-            let results = self.run_group(&group).await;
+            let results = self.run_group(&group, again).await;
             for (call, (result, duration)) in group.into_iter().zip(results) {
                 self.append(finished(call, result, duration)?).await?;
             }
@@ -224,7 +229,7 @@ impl Agent<'_> {
     }
 
     /// Runs calls side by side, passing on what they show live; results in the calls' order.
-    async fn run_group(&mut self, group: &[ToolCall]) -> Vec<(Result<Output, ToolError>, Duration)> {
+    async fn run_group(&mut self, group: &[ToolCall], again: bool) -> Vec<(Result<Output, ToolError>, Duration)> {
         let (deltas, mut shown) = mpsc::unbounded_channel();
         let (log, agent) = (
             &mut *self.log,
@@ -235,6 +240,7 @@ impl Agent<'_> {
                 env: &self.env,
                 workspace: &self.workspace,
                 halt: &self.halt,
+                again,
             },
         );
         // Made before the first await: a closure held across one would make this future not Send for its callers.
@@ -263,6 +269,7 @@ struct Calls<'a> {
     env: &'a std::collections::BTreeMap<String, String>,
     workspace: &'a str,
     halt: &'a Halt,
+    again: bool,
 }
 
 impl Calls<'_> {
@@ -279,6 +286,7 @@ impl Calls<'_> {
             call_id: &call.id,
             deltas,
             halt: self.halt,
+            again: self.again,
         };
         let found = self.specs.iter().zip(self.tools).find(|(spec, _)| spec.name == call.name);
         let result = match found {

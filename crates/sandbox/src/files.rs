@@ -6,7 +6,7 @@ use serde::Serialize;
 
 pub use crate::tool::Match;
 use crate::{
-    Completed, Error, Exec, Sandbox,
+    Completed, Error, Exec, Running, Sandbox,
     tool::{self, Glob, Grep, Target},
 };
 
@@ -24,10 +24,28 @@ pub async fn read(sandbox: &dyn Sandbox, path: &str, most: u64) -> Result<Vec<u8
 /// # Errors
 /// [`Error::Io`] with the sandbox's words.
 pub async fn write(sandbox: &dyn Sandbox, path: &str, content: &[u8]) -> Result<(), Error> {
+    write_once(sandbox, None, path, content).await
+}
+
+/// [`write`] under an [`Exec::key`]: at most once, however often it is called.
+///
+/// # Errors
+/// As [`write`].
+pub async fn write_once(sandbox: &dyn Sandbox, key: Option<&str>, path: &str, content: &[u8]) -> Result<(), Error> {
     let mut input = encode(&Target { path: path.into(), most: 0 })?;
     input.push(0);
     input.extend(content);
-    operate(sandbox, "write", path, input, 4096).await.map(drop)
+    let exec = Exec { key: key.map(str::to_owned), ..exec("write", input, 4096) };
+    ended("write", path, sandbox.start(exec).await?).await.map(drop)
+}
+
+/// Waits for a [`write_once`] that was begun under this key; false when there was none.
+///
+/// # Errors
+/// As that write's.
+pub async fn written(sandbox: &dyn Sandbox, key: &str, path: &str) -> Result<bool, Error> {
+    let Some(running) = sandbox.reattach(key).await? else { return Ok(false) };
+    ended("write", path, running).await.map(|_| true)
 }
 
 /// Paths below `folder` that match, newest first; what git ignores is left out.
@@ -89,14 +107,21 @@ async fn operate(
     stdin: Vec<u8>,
     cap: u64,
 ) -> Result<Completed, Error> {
-    let exec = Exec {
+    ended(operation, path, sandbox.start(exec(operation, stdin, cap)).await?).await
+}
+
+fn exec(operation: &str, stdin: Vec<u8>, cap: u64) -> Exec {
+    Exec {
         argv: vec![tool::PROGRAM.into(), operation.into()],
         stdin,
         output_cap: Some(cap),
         timeout: Some(std::time::Duration::from_secs(60)),
         ..Exec::default()
-    };
-    let completed = sandbox.start(exec).await?.complete().await?;
+    }
+}
+
+async fn ended(operation: &str, path: &str, running: Running) -> Result<Completed, Error> {
+    let completed = running.complete().await?;
     if completed.exit.code == 0 {
         return Ok(completed);
     }

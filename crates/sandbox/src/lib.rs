@@ -99,6 +99,9 @@ pub enum User {
 /// One command.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Exec {
+    /// Names the command in its sandbox, for [`Sandbox::reattach`]; starting it a second time under the same name follows
+    /// the first one instead, so that nothing is run twice.
+    pub key: Option<String>,
     /// Program and arguments; the program is looked up on the sandbox's PATH.
     pub argv: Vec<String>,
     /// Added to the sandbox's variables.
@@ -157,8 +160,6 @@ pub enum EndedBy {
 /// A command under way. Dropping it does not end the command: it outlives its watcher.
 #[derive(Debug)]
 pub struct Running {
-    /// Names the command in its sandbox, for [`Sandbox::reattach`].
-    pub exec_id: u64,
     /// Output, then exactly one [`Event::Exited`]; closed without one when the sandbox died.
     pub events: mpsc::Receiver<Event>,
     /// One message kills the command's process group.
@@ -190,7 +191,7 @@ impl Running {
                 Event::Exited(exit) => return Ok(Completed { stdout, stderr, exit }),
             }
         }
-        Err(Error::Gone(format!("(command {})", self.exec_id)))
+        Err(Error::Gone("of the command".to_owned()))
     }
 }
 
@@ -233,8 +234,8 @@ pub trait Sandbox: Send + Sync {
     fn isolation(&self) -> &Isolation;
     /// Starts a command.
     async fn start(&self, exec: Exec) -> Result<Running, Error>;
-    /// Follows a command started earlier, from its first byte; [`Error::Gone`] when the sandbox does not know it.
-    async fn reattach(&self, exec_id: u64) -> Result<Running, Error>;
+    /// Follows the command of this [`Exec::key`], running or ended, from its first byte; none when there is no such command.
+    async fn reattach(&self, key: &str) -> Result<Option<Running>, Error>;
     /// Opens a TCP stream to `127.0.0.1:port` inside.
     async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error>;
 }

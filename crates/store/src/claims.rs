@@ -1,8 +1,11 @@
 //! What a worker does with a run: claim it, write to it under its fence, end it or give it back.
 
+use serde_json::json;
+
 use crate::{
     Change, ChangeKind, Error, Phase, Reason, Result, Run, Store,
     dialect::{self, Db, Tx},
+    log::append,
     runs::{end, full_run},
 };
 
@@ -211,23 +214,23 @@ impl Store {
         .await
     }
 
-    /// Gives a claimed run back to the queue, at its old place, without counting a crash.
+    /// Gives a claimed run back to the queue, at its old place, without counting a crash; a `notice` in its log says why.
     ///
     /// # Errors
     /// [`Error::Fenced`].
-    pub async fn release_run(&self, claim: &Claim) -> Result<()> {
-        let claim = *claim;
+    pub async fn release_run(&self, claim: &Claim, why: &str, now: i64) -> Result<()> {
+        let (claim, why) = (*claim, why.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let org_id = fence(tx, claim).await?;
-                requeue(tx, org_id, claim.run_id, 0).await
+                fence(tx, claim).await?;
+                requeue(tx, claim.run_id, 0, &why, now).await
             })
         })
         .await
     }
 
-    /// Gives the runs that any worker but `live_worker_id` had back to the queue and counts a crash for each; a run
-    /// that crashed more than [`MAX_CRASHES`] times without progress ends as FAILED. Returns those it touched.
+    /// Gives the runs that any worker but `live_worker_id` had back to the queue and counts a crash for each, with a
+    /// `notice` in its log; a run that crashed more than [`MAX_CRASHES`] times without progress ends as FAILED. Returns those it touched.
     ///
     /// # Errors
     /// The database's.
@@ -235,8 +238,8 @@ impl Store {
         let live_worker_id = live_worker_id.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                let orphans: Vec<(i64, i64, i64)> = sqlx::query_as(
-                    "SELECT id, org_id, crashes FROM runs
+                let orphans: Vec<(i64, i64)> = sqlx::query_as(
+                    "SELECT id, crashes FROM runs
                      WHERE phase IN ('preparing', 'running', 'waiting', 'finishing')
                        AND (worker_id IS NULL OR worker_id <> $1) ORDER BY id",
                 )
@@ -244,8 +247,9 @@ impl Store {
                 .fetch_all(&mut tx.conn)
                 .await?;
                 let mut runs = Vec::with_capacity(orphans.len());
-                for (run_id, org_id, crashes) in orphans {
-                    requeue(tx, org_id, run_id, 1).await?;
+                for (run_id, crashes) in orphans {
+                    let why = "codegen was ended without warning; the run goes on from its last step.";
+                    requeue(tx, run_id, 1, why, now).await?;
                     if crashes + 1 > MAX_CRASHES {
                         let result = "The run was given up: its worker was lost again and again without progress.";
                         let cause = format!("{} crashes without progress", crashes + 1);
@@ -293,7 +297,9 @@ async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Opt
     full_run(tx, run_id).await.map(Some)
 }
 
-async fn requeue(tx: &mut Tx, org_id: i64, run_id: i64, crashes: i64) -> Result<()> {
+async fn requeue(tx: &mut Tx, run_id: i64, crashes: i64, why: &str, now: i64) -> Result<()> {
+    let notice = json!({ "kind": "notice", "text": why });
+    let org_id = append(tx, run_id, "notice", &notice.to_string(), false, now).await?.org_id;
     sqlx::query("UPDATE runs SET phase = 'queued', worker_id = NULL, crashes = crashes + $2 WHERE id = $1")
         .bind(run_id)
         .bind(crashes)

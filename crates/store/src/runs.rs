@@ -367,7 +367,7 @@ pub async fn end(
     now: i64,
 ) -> Result<()> {
     sqlx::query(
-        "UPDATE runs SET phase = 'done', reason = $2, result = $3, error_cause = $4, ended_at = $5 WHERE id = $1",
+        "UPDATE runs SET phase = 'done', reason = $2, result = $3, error_cause = $4, ended_at = $5, sandbox_id = NULL WHERE id = $1",
     )
     .bind(run_id)
     .bind(reason.as_str())

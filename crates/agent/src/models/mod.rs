@@ -18,7 +18,7 @@ use crate::{Delta, Entry, Reply};
 pub struct Request<'a> {
     /// System prompt.
     pub system: &'a str,
-    /// The conversation; [`Entry::CallStarted`] and [`Entry::Notice`] are skipped.
+    /// The conversation; [`Entry::CallStarted`] and notices that are not for the model are skipped.
     pub history: &'a [Entry],
     /// Tools it may call.
     pub tools: &'a [ToolSpec],

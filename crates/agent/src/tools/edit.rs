@@ -48,12 +48,17 @@ impl Tool for Edit {
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError> {
         let Arguments { path, old, new, replace_all } = arguments(input)?;
         let path = context.absolute(&path)?;
+        if context.again && files::written(context.sandbox, context.call_id, &path).await.map_err(refused)? {
+            return Ok(Output::text(format!("{}: replaced", context.shown(&path))));
+        }
         let bytes = files::read(context.sandbox, &path, MAX_BYTES).await.map_err(refused)?;
         let shown = context.shown(&path);
         let text = String::from_utf8(bytes)
             .map_err(|_| ToolError::ForModel(format!("{shown} is not UTF-8 text; change it with the shell")))?;
         let edited = replace(shown, &text, &old, &new, replace_all).map_err(ToolError::ForModel)?;
-        files::write(context.sandbox, &path, edited.text.as_bytes()).await.map_err(refused)?;
+        files::write_once(context.sandbox, Some(context.call_id), &path, edited.text.as_bytes())
+            .await
+            .map_err(refused)?;
         Ok(Output::text(edited.said))
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Context<'a> {
     /// What is shown live.
     pub(crate) deltas: mpsc::UnboundedSender<Delta>,
     pub(crate) halt: &'a Halt,
+    /// An earlier attempt may have begun this call in this sandbox.
+    pub(crate) again: bool,
 }
 
 impl Context<'_> {
@@ -124,7 +126,8 @@ fn refused(error: codegen_sandbox::Error) -> ToolError {
 pub(crate) trait Tool: Send + Sync {
     /// What models see.
     fn spec(&self) -> ToolSpec;
-    /// Whether a call changes nothing: such calls run side by side, and again after a crash.
+    /// Whether a call changes nothing: such calls run side by side, and again after a crash. Every other tool makes its
+    /// change under the key of the call, so that the sandbox makes it once.
     fn read_only(&self) -> bool;
     /// One call.
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError>;

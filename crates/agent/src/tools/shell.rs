@@ -69,6 +69,7 @@ impl Tool for Shell {
         let running = context
             .sandbox
             .start(Exec {
+                key: Some(context.call_id.to_owned()),
                 argv,
                 env: context.env.clone(),
                 cwd: Some(context.workspace.to_owned()),

@@ -40,7 +40,7 @@ impl Tool for Write {
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError> {
         let Arguments { path, content } = arguments(input)?;
         let path = context.absolute(&path)?;
-        files::write(context.sandbox, &path, content.as_bytes()).await.map_err(refused)?;
+        files::write_once(context.sandbox, Some(context.call_id), &path, content.as_bytes()).await.map_err(refused)?;
         let lines = content.lines().count();
         Ok(Output::text(format!("wrote {} ({lines} lines, {} bytes)", context.shown(&path), content.len())))
     }

@@ -82,7 +82,7 @@ async fn requests_carry_history_images_cache_marks_and_thinking_as_it_came() {
     let history = [
         picture,
         Entry::Reply(reply),
-        Entry::Notice { text: "not for the model".to_owned() },
+        Entry::Notice { text: "not for the model".to_owned(), to_model: false },
         finished("t1", "files"),
         message("And hurry."),
         finished("t2", "bad"),

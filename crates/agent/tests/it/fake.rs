@@ -81,7 +81,7 @@ impl MemoryLog {
 
     pub fn notices(&self) -> Vec<String> {
         let notice = |entry: &Entry| match entry {
-            Entry::Notice { text } => Some(text.clone()),
+            Entry::Notice { text, .. } => Some(text.clone()),
             _ => None,
         };
         self.entries.iter().filter_map(notice).collect()
@@ -141,7 +141,7 @@ impl HostSandbox {
         events_tx.send(Event::Output { fd, bytes }).await.unwrap();
         let exit = Exit { code, ended_by: None, dropped_bytes: 0, duration: std::time::Duration::ZERO };
         events_tx.send(Event::Exited(exit)).await.unwrap();
-        Running { exec_id: 1, events, kill: mpsc::channel(1).0 }
+        Running { events, kill: mpsc::channel(1).0 }
     }
 }
 
@@ -214,11 +214,11 @@ impl Sandbox for HostSandbox {
                 .await
                 .ok();
         });
-        Ok(Running { exec_id: 1, events, kill })
+        Ok(Running { events, kill })
     }
 
-    async fn reattach(&self, exec_id: u64) -> Result<Running, codegen_sandbox::Error> {
-        Err(codegen_sandbox::Error::Gone(exec_id.to_string()))
+    async fn reattach(&self, _: &str) -> Result<Option<Running>, codegen_sandbox::Error> {
+        Ok(None)
     }
 
     async fn connect(&self, _: u16) -> Result<Box<dyn Stream>, codegen_sandbox::Error> {
@@ -300,6 +300,7 @@ pub fn task(model: Arc<dyn Model>, sandbox: &HostSandbox, history: Vec<Entry>) -
         budget: Budget::default(),
         env: BTreeMap::new(),
         workspace: sandbox.workspace(),
+        same_sandbox: false,
     }
 }
 

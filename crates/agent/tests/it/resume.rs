@@ -35,7 +35,7 @@ async fn resuming_after_each_entry_gives_the_same_end() {
 }
 
 #[tokio::test]
-async fn a_call_under_way_is_marked_interrupted_and_one_not_begun_is_run() {
+async fn a_call_under_way_in_a_lost_sandbox_is_marked_interrupted_and_one_not_begun_is_run() {
     let sandbox = HostSandbox::new();
     let call = |id: &str, command: &str| ToolCall {
         id: id.to_owned(),
@@ -50,11 +50,11 @@ async fn a_call_under_way_is_marked_interrupted_and_one_not_begun_is_run() {
     let results = log.results();
     assert_eq!(
         results[0],
-        ("interrupted: it was under way when the platform restarted; its effect is unknown".to_owned(), true)
+        ("interrupted: it was under way when its sandbox was lost; its effect is unknown".to_owned(), true)
     );
     assert_eq!(results[1], ("fresh\n".to_owned(), false));
     assert!(!sandbox.dir.path().join("workspace/twice").exists());
-    assert!(log.notices()[0].contains("restarted"), "{:?}", log.notices());
+    assert!(log.notices()[0].contains("sandbox was lost"), "{:?}", log.notices());
 }
 
 #[tokio::test]

@@ -116,8 +116,8 @@ fn the_token_is_shown_once_and_outlives_a_restart() {
 fn a_run_that_a_killed_server_left_goes_on_at_the_next_start() {
     let fixture = Fixture::new();
     let script = fixture.script(&serde_json::json!([
-        {"text": "one", "calls": [{"name": "shell", "input": {"command": "echo once >> log.txt; touch begun; while [ ! -e go ]; do read -t 0.05 x < /dev/zero || true; done"}}]},
-        {"text": "two", "calls": [{"name": "shell", "input": {"command": "echo twice >> log.txt"}}]},
+        {"text": "one", "calls": [{"name": "shell", "input": {"command": "echo once >> log.txt; sleep 2; echo went on >> log.txt; echo picked up"}}]},
+        {"text": "two", "expect": "picked up", "calls": [{"name": "shell", "input": {"command": "echo twice >> log.txt"}}]},
         {"text": "", "calls": [{"name": "finish", "input": {"summary": "done", "success": true}}]},
     ]));
     let model = format!("scripted:{}", script.display());
@@ -145,5 +145,8 @@ fn a_run_that_a_killed_server_left_goes_on_at_the_next_start() {
     assert!(server.client(&["login", "--token", &token, "--url", &server.url]).status.success());
     let run = server.client(&["agent", "--id", &id, "--follow"]);
     assert!(run.status.success(), "{}", text(&run));
-    assert!(text(&run).contains("interrupted"), "{}", text(&run));
+    let text = text(&run);
+    assert_eq!(text.matches("ended without warning; the run goes on").count(), 1, "{text}");
+    assert!(!text.contains("interrupted"), "the command went on, and its result is picked up: {text}");
+    assert_eq!(git(&fixture.origin(), &["show", "codegen/1-go:log.txt"]), "once\nwent on\ntwice", "{text}");
 }

@@ -71,20 +71,21 @@ async fn read_frame(stream: &mut UnixStream, most: usize) -> io::Result<Vec<u8>>
 impl LocalSandbox {
     /// Connects as the owner with `fence`.
     pub async fn open(id: &str, isolation: Isolation, folder: OwnedFd, fence: Fence) -> Result<Self, Error> {
-        let (hold, _) = ask(id, &folder, fence, Ask::Hold, &[]).await?;
+        let hold = ask(id, &folder, fence, Ask::Hold, &[]).await?.ok_or_else(|| Error::Gone(id.to_owned()))?;
         Ok(Self { id: id.to_owned(), isolation, folder, fence, _hold: hold })
     }
 }
 
-async fn ask(id: &str, folder: &OwnedFd, fence: Fence, ask: Ask, stdin: &[u8]) -> Result<(UnixStream, u64), Error> {
+/// One request; none when it names a command that the sandbox does not know.
+async fn ask(id: &str, folder: &OwnedFd, fence: Fence, ask: Ask, stdin: &[u8]) -> Result<Option<UnixStream>, Error> {
     let gone = |_: io::Error| Error::Gone(id.to_owned());
     let mut stream = UnixStream::connect(socket_path(folder)).await.map_err(gone)?;
     stream.write_all(&encode(fence, ask, stdin)?).await.map_err(gone)?;
     let answer = read_frame(&mut stream, MAX_OUTPUT).await.map_err(gone)?;
     match decode(id, &answer)? {
-        Answer::Ok(number) => Ok((stream, number)),
+        Answer::Ok => Ok(Some(stream)),
         Answer::Fenced => Err(Error::Fenced(id.to_owned())),
-        Answer::Unknown => Err(Error::Gone(id.to_owned())),
+        Answer::Unknown => Ok(None),
         Answer::Refused(sentence) => Err(Error::Start(sentence)),
     }
 }
@@ -95,7 +96,7 @@ fn decode(id: &str, bytes: &[u8]) -> Result<Answer, Error> {
 }
 
 /// Passes a followed command's frames on.
-fn follow(stream: UnixStream, exec_id: u64) -> Running {
+fn follow(stream: UnixStream) -> Running {
     let (events, receiver) = mpsc::channel(64);
     let (kill, mut kills) = mpsc::channel::<()>(1);
     let (mut read, mut write) = stream.into_split();
@@ -136,7 +137,7 @@ fn follow(stream: UnixStream, exec_id: u64) -> Running {
             () = killing => {}
         }
     });
-    Running { exec_id, events: receiver, kill }
+    Running { events: receiver, kill }
 }
 
 #[async_trait]
@@ -151,13 +152,13 @@ impl Sandbox for LocalSandbox {
 
     async fn start(&self, mut exec: Exec) -> Result<Running, Error> {
         let stdin = std::mem::take(&mut exec.stdin);
-        let (stream, id) = ask(&self.id, &self.folder, self.fence, Ask::Start(exec), &stdin).await?;
-        Ok(follow(stream, id))
+        let stream = ask(&self.id, &self.folder, self.fence, Ask::Start(exec), &stdin).await?;
+        Ok(follow(stream.ok_or_else(|| Error::Gone(self.id.clone()))?))
     }
 
-    async fn reattach(&self, exec_id: u64) -> Result<Running, Error> {
-        let (stream, id) = ask(&self.id, &self.folder, self.fence, Ask::Follow(exec_id, 0), &[]).await?;
-        Ok(follow(stream, id))
+    async fn reattach(&self, key: &str) -> Result<Option<Running>, Error> {
+        let stream = ask(&self.id, &self.folder, self.fence, Ask::Follow(key.to_owned()), &[]).await?;
+        Ok(stream.map(follow))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error> {
@@ -168,12 +169,12 @@ impl Sandbox for LocalSandbox {
             .map_err(|error| Error::Io("connecting".into(), io::Error::other(error)))?
             .map_err(|_| Error::Gone(id.clone()))?;
         match (decode(&id, &answer)?, socket) {
-            (Answer::Ok(_), Some(socket)) => {
+            (Answer::Ok, Some(socket)) => {
                 let socket = std::net::TcpStream::from(socket);
                 socket.set_nonblocking(true).map_err(io_error("taking the socket"))?;
                 Ok(Box::new(TcpStream::from_std(socket).map_err(io_error("taking the socket"))?))
             }
-            (Answer::Ok(_), None) => Err(Error::Io("connecting".into(), io::Error::other("no socket came"))),
+            (Answer::Ok, None) => Err(Error::Io("connecting".into(), io::Error::other("no socket came"))),
             (Answer::Fenced, _) => Err(Error::Fenced(id)),
             (Answer::Unknown, _) => Err(Error::Gone(id)),
             (Answer::Refused(sentence), _) => Err(Error::Io(

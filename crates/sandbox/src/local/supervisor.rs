@@ -39,6 +39,8 @@ pub struct Supervisor {
     fence: Fence,
     setting: Setting,
     commands: BTreeMap<u64, Command>,
+    /// Numbers of the commands that have a key.
+    keys: BTreeMap<String, u64>,
     next: u64,
     links: Vec<Link>,
     relays: Vec<Relay>,
@@ -101,6 +103,7 @@ impl Supervisor {
             fence: Fence::default(),
             setting,
             commands: BTreeMap::new(),
+            keys: BTreeMap::new(),
             next: 1,
             links: Vec::new(),
             relays: Vec::new(),
@@ -271,23 +274,16 @@ impl Supervisor {
             if let Err(error) = self.raise(request.fence) {
                 return self.reply(fd, &Answer::Refused(format!("recording the new owner: {error}")), true);
             }
-            let follow = |id: u64, offset: u64, out: &OwnedFd| {
-                Some(Follower { command: id, spool: open_spool(out, id, OFlags::RDONLY).ok()?, offset })
-            };
             match request.ask {
-                Ask::Hold => return self.reply(fd, &Answer::Ok(0), false),
+                Ask::Hold => return self.reply(fd, &Answer::Ok, false),
                 Ask::Start(exec) => match self.start(exec, stdin) {
-                    Ok(id) => {
-                        let follower = follow(id, 0, &self.setting.out);
-                        return self.reply_following(fd, id, follower);
-                    }
+                    Ok(id) => return self.reply_following(fd, id),
                     Err(sentence) => return self.reply(fd, &Answer::Refused(sentence), true),
                 },
-                Ask::Follow(id, offset) if self.commands.contains_key(&id) => {
-                    let follower = follow(id, offset, &self.setting.out);
-                    return self.reply_following(fd, id, follower);
-                }
-                Ask::Follow(..) => return self.reply(fd, &Answer::Unknown, true),
+                Ask::Follow(key) => match self.keys.get(&key) {
+                    Some(id) => return self.reply_following(fd, *id),
+                    None => return self.reply(fd, &Answer::Unknown, true),
+                },
                 Ask::Connect(port) => return self.connect(fd, port),
             }
         };
@@ -310,14 +306,15 @@ impl Supervisor {
         }
     }
 
-    fn reply_following(&mut self, fd: i32, id: u64, follower: Option<Follower>) {
+    fn reply_following(&mut self, fd: i32, id: u64) {
+        let spool = open_spool(&self.setting.out, id, OFlags::RDONLY);
         if let Some(link) = self.link(fd) {
-            match follower {
-                Some(follower) => {
-                    link.answer(&Answer::Ok(id));
-                    link.follower = Some(follower);
+            match spool {
+                Ok(spool) => {
+                    link.answer(&Answer::Ok);
+                    link.follower = Some(Follower { command: id, spool, offset: 0 });
                 }
-                None => {
+                Err(_) => {
                     link.answer(&Answer::Refused("its output cannot be opened".into()));
                     link.finish();
                 }
@@ -326,13 +323,18 @@ impl Supervisor {
     }
 
     fn start(&mut self, mut exec: Exec, stdin: Vec<u8>) -> Result<u64, String> {
+        if let Some(id) = exec.key.as_ref().and_then(|key| self.keys.get(key)) {
+            return Ok(*id);
+        }
         exec.stdin = stdin;
+        let key = exec.key.take();
         let id = self.next;
         self.next += 1;
         let oom_before = self.oom_kills();
         let mut command = Command::start(exec, id, &self.setting)?;
         command.oom_before = oom_before;
         self.commands.insert(id, command);
+        self.keys.extend(key.map(|key| (key, id)));
         Ok(id)
     }
 
@@ -357,7 +359,7 @@ impl Supervisor {
         link.finish();
         match connected {
             Ok(socket) => {
-                let json = serde_json::to_vec(&Answer::Ok(0)).unwrap_or_default(); // a plain type
+                let json = serde_json::to_vec(&Answer::Ok).unwrap_or_default(); // a plain type
                 let length = (json.len() as u32).to_le_bytes();
                 let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);

@@ -141,10 +141,10 @@ pub struct Request {
 pub enum Ask {
     /// Stays connected: the sandbox has an owner.
     Hold,
-    /// Runs a command and follows it.
+    /// Runs a command and follows it; one whose key is known is only followed.
     Start(Exec),
-    /// Follows a command from this offset of its spool.
-    Follow(u64, u64),
+    /// Follows the command of this key.
+    Follow(String),
     /// Sends a connected socket back.
     Connect(u16),
 }
@@ -152,11 +152,11 @@ pub enum Ask {
 /// Supervisor to client, as a frame; a followed command's frames come after it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// Done; the command's number or 0.
-    Ok(u64),
+    /// Done.
+    Ok,
     /// A newer owner is known.
     Fenced,
-    /// No such command.
+    /// No command has this key.
     Unknown,
     /// The command cannot start.
     Refused(String),

@@ -95,16 +95,16 @@ async fn output_beyond_the_cap_is_counted() {
 async fn a_second_engine_finds_the_sandbox_and_its_command() {
     let place = Place::new();
     let sandbox = place.create(spec("a")).await;
-    let running = sandbox.start(sh("echo one; read line < gate; echo $line")).await.unwrap();
-    let id = running.exec_id;
+    let one = Exec { key: Some("one".into()), ..sh("echo one; read line < gate; echo $line") };
+    let running = sandbox.start(one).await.unwrap();
     run(&*sandbox, sh("mkfifo gate2; true")).await;
     drop(running);
     drop(sandbox);
     let second = engine_at(place.dir.path().join("sandboxes"));
     let sandbox = second.attach("a", Fence::default()).await.unwrap();
-    let done = sandbox.reattach(id).await.unwrap().complete().await.unwrap();
+    let done = sandbox.reattach("one").await.unwrap().unwrap().complete().await.unwrap();
     assert!(text(&done).starts_with("one\n"));
-    assert!(matches!(sandbox.reattach(999).await, Err(Error::Gone(_))));
+    assert!(sandbox.reattach("two").await.unwrap().is_none());
     assert!(matches!(second.attach("b", Fence::default()).await, Err(Error::Gone(_))));
 }
 
@@ -238,6 +238,18 @@ async fn the_hosts_toolchains_work_inside() {
 }
 
 #[tokio::test]
+async fn a_command_with_a_key_runs_once_however_often_it_is_started() {
+    let place = Place::new();
+    let sandbox = place.create(spec("a")).await;
+    let once = || Exec { key: Some("once".into()), ..sh("echo run >> runs; cat runs") };
+    for _ in 0..3 {
+        assert_eq!(text(&run(&*sandbox, once()).await), "run\n");
+    }
+    let other = Exec { key: Some("other".into()), ..once() };
+    assert_eq!(text(&run(&*sandbox, other).await), "run\nrun\n");
+}
+
+#[tokio::test]
 async fn a_command_outlives_the_server_that_started_it() {
     let place = Place::new();
     let server = std::process::Command::new(std::env::current_exe().unwrap())
@@ -248,7 +260,7 @@ async fn a_command_outlives_the_server_that_started_it() {
     assert!(!server.status.success());
     let sandbox = place.engine.attach("orphan", Fence { incarnation: 0, attempt: 2 }).await.unwrap();
     run(&*sandbox, sh("touch go")).await;
-    let done = sandbox.reattach(1).await.unwrap().complete().await.unwrap();
+    let done = sandbox.reattach("long").await.unwrap().unwrap().complete().await.unwrap();
     assert_eq!((text(&done).as_str(), done.exit.code), ("one\ntwo\n", 7));
 }
 
@@ -258,9 +270,9 @@ async fn a_server_that_is_killed() {
     let Some(dir) = std::env::var_os("SANDBOXES") else { return };
     let engine = engine_at(dir.into());
     let sandbox = engine.create(&spec("orphan")).await.unwrap();
-    let mut running = sandbox.start(sh("echo one; until [ -e go ]; do :; done; echo two; exit 7")).await.unwrap();
+    let long = sh("echo one; until [ -e go ]; do :; done; echo two; exit 7");
+    let mut running = sandbox.start(Exec { key: Some("long".into()), ..long }).await.unwrap();
     running.events.recv().await.unwrap();
-    assert_eq!(running.exec_id, 1);
     let own = rustix::process::getpid();
     rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
     std::future::pending::<()>().await;

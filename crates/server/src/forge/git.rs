@@ -7,7 +7,7 @@ mod worktree;
 
 use std::{path::Path, time::Duration};
 
-pub use mirror::{Mirror, Pushed};
+pub use mirror::{Kept, Mirror, Pushed};
 use process::Git;
 pub use worktree::{copy_branch, push_origin, snapshot_worktree};
 

@@ -13,12 +13,15 @@ use super::{
     finish,
     inside::WORKSPACE,
     log::{LetGo, RunLog},
-    prepare,
+    prepare::{self, Prepared},
+    workspace::{Keeper, Turns},
 };
 use crate::App;
 
 /// Time that an agent has to reach its next entry when the worker lets it go.
 const LET_GO_GRACE: Duration = Duration::from_secs(5);
+/// Sandboxes that a run may lose without an answer of the model in between.
+const MAX_LOST: u32 = 3;
 
 /// What the worker tells a run under way.
 #[derive(Debug, Clone, Default)]
@@ -77,58 +80,110 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
     // Work that an earlier attempt left in its sandbox is carried out even when the run was stopped meanwhile.
     let nothing_yet = run.sandbox_id.is_none();
     let mut story = Story { app, run, org, user, repo, let_go: signals.let_go.clone() };
-    let prepared = tokio::select! {
-        biased;
-        () = signals.let_go.cancelled() => return Ok(Ended::LetGo),
-        () = signals.stop.cancelled(), if nothing_yet => Err(None),
-        prepared = prepare::prepare(&mut story) => prepared.map_err(Some),
-    };
-    let mut prepared = match prepared {
-        Ok(prepared) => prepared,
-        Err(why) => {
-            story.end_unprepared(why).await?;
-            return Ok(Ended::Done);
-        }
-    };
+    // Sandboxes lost since the last answer of the model.
+    let (mut lost, mut steps) = (0, 0);
     loop {
-        story.app.store.set_phase(&story.run.claim(), Phase::Running).await?;
-        let (mut log, history, _) =
-            RunLog::open(story.app.clone(), story.run.claim(), story.run.org_id, story.let_go.clone()).await?;
-        let task = Task {
-            history,
-            rules: prepared.rules.clone(),
-            model: prepared.model.clone(),
-            budget: story.app.config.budget(),
-            env: prepared.env.clone(),
-            workspace: WORKSPACE.to_owned(),
+        let prepared = tokio::select! {
+            biased;
+            () = signals.let_go.cancelled() => return Ok(Ended::LetGo),
+            () = signals.stop.cancelled(), if nothing_yet => Err(None),
+            prepared = prepare::prepare(&mut story) => prepared.map_err(Some),
         };
-        let outcome = tokio::select! {
-            outcome = work(task, prepared.sandbox.clone(), &mut log, signals.stop.clone()) => outcome,
-            () = after(&signals.let_go, LET_GO_GRACE) => return Ok(Ended::LetGo),
+        let mut prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(Some(error)) if is_full(&error) => return Err(error),
+            Err(why) => {
+                story.end_unprepared(why).await?;
+                return Ok(Ended::Done);
+            }
         };
-        let mut ending = match outcome {
-            Ok(outcome) => Ending::from(outcome),
-            Err(AgentError::Log(error)) if error.is::<LetGo>() => return Ok(Ended::LetGo),
-            Err(AgentError::Log(error)) => return Err(anyhow::anyhow!(error).context("writing the run's log")),
-            Err(AgentError::Sandbox(error @ SandboxError::Fenced(_))) => return Err(error.into()),
-            Err(AgentError::Sandbox(error)) => Ending {
-                reason: Reason::Failed,
-                text: "The sandbox of this run failed. What was committed before is kept; send a message to go on."
-                    .to_owned(),
-                cause: Some(format!("{error:#}")),
-            },
-        };
-        story.app.store.set_phase(&story.run.claim(), Phase::Finishing).await?;
-        finish::carry_out(&story, &mut prepared, &log, &mut ending).await?;
-        if story.end(&log, &ending).await? {
-            break;
+        match story.work(&mut prepared, &signals).await {
+            Ok(ended) => {
+                if ended == Ended::Done {
+                    prepared.destroy(&story).await;
+                }
+                return Ok(ended);
+            }
+            Err(error) if is_gone(&error) => {
+                let run = story.app.store.run_by_id(story.run.id).await?;
+                lost = if run.steps == steps { lost + 1 } else { 1 };
+                steps = run.steps;
+                tracing::warn!(run.id = run.id, lost, error = format!("{error:#}"), "run {} lost its sandbox", run.id);
+                if lost > MAX_LOST {
+                    story.end_unprepared(Some(error.context(LostAgain))).await?;
+                    return Ok(Ended::Done);
+                }
+            }
+            Err(error) => return Err(error),
         }
     }
-    prepared.destroy(&story).await;
-    Ok(Ended::Done)
+}
+
+/// Its sandbox was lost again and again.
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox was lost {MAX_LOST} times without progress")]
+struct LostAgain;
+
+/// Whether the disk of the data directory is full, whoever met it.
+pub fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| {
+        matches!(e.downcast_ref(), Some(codegen_store::Error::Full))
+            || e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull)
+            // Git and the sandbox's own programs only say it.
+            || e.to_string().contains("No space left on device")
+    })
+}
+
+pub(super) fn is_gone(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| matches!(e.downcast_ref(), Some(SandboxError::Gone(_))))
 }
 
 impl Story {
+    /// Lets the agent work until its work is carried out and nobody has said anything since.
+    async fn work(&self, prepared: &mut Prepared, signals: &Signals) -> Result<Ended> {
+        loop {
+            self.app.store.set_phase(&self.run.claim(), Phase::Running).await?;
+            let keeper = prepared
+                .git
+                .as_ref()
+                .map(|git| Keeper::start(self.app.clone(), self.run.claim(), prepared.sandbox.clone(), git));
+            let turns = keeper.as_ref().map_or_else(Turns::unwatched, Keeper::turns);
+            let (mut log, history) =
+                RunLog::open(self.app.clone(), self.run.claim(), self.run.org_id, self.let_go.clone(), turns).await?;
+            let task = Task {
+                history,
+                rules: prepared.rules.clone(),
+                model: prepared.model.clone(),
+                budget: self.app.config.budget(),
+                env: prepared.env.clone(),
+                workspace: WORKSPACE.to_owned(),
+                same_sandbox: prepared.same_sandbox,
+            };
+            let outcome = tokio::select! {
+                outcome = agent(task, prepared.sandbox.clone(), &mut log, signals.stop.clone()) => outcome,
+                () = after(&signals.let_go, LET_GO_GRACE) => return Ok(Ended::LetGo),
+            };
+            let mut ending = match outcome {
+                Ok(outcome) => Ending::from(outcome),
+                Err(AgentError::Log(error)) if error.is::<LetGo>() => return Ok(Ended::LetGo),
+                Err(AgentError::Log(error)) => {
+                    return Err(anyhow::Error::from_boxed(error).context("writing the run's log"));
+                }
+                Err(AgentError::Sandbox(error)) => return Err(error.into()),
+            };
+            if let Some(keeper) = keeper {
+                keeper.end().await;
+            }
+            self.app.store.set_phase(&self.run.claim(), Phase::Finishing).await?;
+            finish::carry_out(self, prepared, &log, &mut ending).await?;
+            if self.end(&log, &ending).await? {
+                return Ok(Ended::Done);
+            }
+            // Whatever the agent does next happens in the sandbox that it knows.
+            prepared.same_sandbox = true;
+        }
+    }
+
     /// Records the end. False when a message came in that the agent has not seen, so the run goes on.
     async fn end(&self, log: &RunLog, ending: &Ending) -> Result<bool> {
         let claim = self.run.claim();
@@ -164,7 +219,8 @@ impl Story {
             }
             Some(error) => Ending::of_error(error)?,
         };
-        let (log, ..) = RunLog::open(self.app.clone(), self.run.claim(), self.run.org_id, self.let_go.clone()).await?;
+        let (app, claim, let_go) = (self.app.clone(), self.run.claim(), self.let_go.clone());
+        let (log, _) = RunLog::open(app, claim, self.run.org_id, let_go, Turns::unwatched()).await?;
         let note = json!({ "text": ending.text, "is_error": true, "reason": ending.reason.as_str() });
         log.note("result", note).await?;
         self.app
@@ -191,7 +247,9 @@ impl Ending {
         }
         let theirs = error.chain().any(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>());
         let cause = Some(format!("{error:#}"));
-        Ok(if theirs {
+        Ok(if let Some(lost) = error.downcast_ref::<LostAgain>() {
+            Self { reason: Reason::Failed, text: sentence_case(&lost.to_string()), cause }
+        } else if theirs {
             let sentence = error
                 .chain()
                 .find(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>())
@@ -247,7 +305,7 @@ async fn after(token: &CancellationToken, grace: Duration) {
 }
 
 /// The agent, boxed: its state is large, and the compiler is spared proving it `Send` inside ours.
-fn work<'a>(
+fn agent<'a>(
     task: Task,
     sandbox: Arc<dyn codegen_sandbox::Sandbox>,
     log: &'a mut RunLog,

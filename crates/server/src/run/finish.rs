@@ -6,11 +6,14 @@ use codegen_store::{NewPullRequest, Reason, RunUpdate};
 use serde_json::{Value, json};
 
 use super::{
-    execute::{Ending, Story},
+    execute::{Ending, Story, is_full, is_gone},
     log::RunLog,
     prepare::{Git, Prepared},
 };
-use crate::forge::{self, PullRequestSpec, git};
+use crate::forge::{
+    self, PullRequestSpec,
+    git::{self, Kept},
+};
 
 /// The blob that holds the run's whole change.
 const DIFF: &str = "diff";
@@ -32,6 +35,7 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
     let commit = match take_out(story, git, sandbox.clone(), ending).await {
         Ok(Some(commit)) => commit,
         Ok(None) => return Ok(()),
+        Err(error) if is_gone(&error) || is_full(&error) => return Err(error),
         Err(error) => {
             tracing::warn!(run.id = story.run.id, error = format!("{error:#}"), "taking the run's commits out");
             let kept = match git.checkout.patch(&*sandbox).await {
@@ -109,11 +113,13 @@ async fn take_out(
     if git.checkout.base.as_ref() == Some(&commit) {
         return Ok(Some(commit));
     }
+    let kept = Kept::Run(story.run.id);
     if git.mirror.has(&commit).await? {
-        git.mirror.set_run_commit(story.run.id, &commit).await?;
+        git.mirror.keep(kept, &commit).await?;
     } else {
-        let pack = git.checkout.pack(sandbox, &commit).await?;
-        git.mirror.import_pack(story.run.id, &commit, pack).await?;
+        let known = git.mirror.kept(Kept::Workspace(story.run.id)).await?;
+        let pack = git.checkout.pack(sandbox, &commit, known.as_deref()).await?;
+        git.mirror.import_pack(kept, &commit, pack).await?;
     }
     Ok(Some(commit))
 }

@@ -31,12 +31,33 @@ if [ -n "$ORIGIN" ]; then
 fi
 "#;
 
-/// Checks the base out on the run's branch.
+/// Checks the base out on the run's branch, or over it the workspace of an earlier sandbox, uncommitted as it was.
 const CHECK_OUT: &str = r#"
 if [ -n "$BASE" ]; then
     git update-ref "refs/heads/$BRANCH" "$BASE"
+fi
+if [ -n "$WORK" ]; then
+    git read-tree -u --reset "$WORK"
+    if [ -n "$BASE" ]; then git reset -q --mixed; else rm -f .git/index; fi
+elif [ -n "$BASE" ]; then
     git reset -q --hard
 fi
+"#;
+
+/// Makes a commit of the workspace that is on no branch, with an index of its own. Prints the commit and what it shows, or
+/// nothing when it would show the same as `$LAST`.
+const KEEP: &str = r#"
+set -e
+export GIT_INDEX_FILE=.git/codegen-index
+[ -f "$GIT_INDEX_FILE" ] || cp .git/index "$GIT_INDEX_FILE" 2>/dev/null || true
+rm -f "$GIT_INDEX_FILE.lock"
+git add -A --ignore-errors >&2 || true
+tree="$(git write-tree)"
+parent="$(git rev-parse -q --verify HEAD || true)"
+last="${LAST:-$(git rev-parse -q --verify 'HEAD^{tree}' || true):$BASE}"
+[ "$tree:$parent" != "$last" ] || exit 0
+commit="$(git -c commit.gpgsign=false commit-tree ${parent:+-p "$parent"} -m 'Workspace after a turn' "$tree")"
+echo "$commit $tree:$parent"
 "#;
 
 /// Commits what there is, whatever state the agent left git in. Prints the commit, or nothing when there is none.
@@ -76,6 +97,8 @@ pub struct Checkout {
     pub branch: String,
     /// The commit to start from; none in an empty repository.
     pub base: Option<String>,
+    /// The workspace to put over it, where a sandbox was lost.
+    pub work: Option<String>,
     /// The origin without credentials.
     pub origin: String,
     /// (commit, ref) pairs of the mirror.
@@ -87,6 +110,7 @@ impl Checkout {
         let pairs = [
             ("BRANCH", self.branch.as_str()),
             ("BASE", self.base.as_deref().unwrap_or_default()),
+            ("WORK", self.work.as_deref().unwrap_or_default()),
             ("ORIGIN", &self.origin),
             ("OBJECTS", MIRROR_OBJECTS),
             ("NAME", AGENT_NAME),
@@ -100,6 +124,7 @@ impl Checkout {
         }
         env.insert("GIT_CONFIG_GLOBAL".to_owned(), "/dev/null".to_owned());
         Exec {
+            key: None,
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             env,
             cwd: Some(WORKSPACE.to_owned()),
@@ -137,21 +162,35 @@ impl Checkout {
         let done =
             succeed(sandbox, self.exec(COMMIT, message.as_bytes().to_vec())).await.context("committing the work")?;
         let commit = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-        if commit.is_empty() {
-            return Ok(None);
-        }
-        if !matches!(commit.len(), 40 | 64) || !commit.bytes().all(|b| b.is_ascii_hexdigit()) {
-            bail!("committing the work: the sandbox's git answers `{}`", commit.chars().take(80).collect::<String>());
-        }
-        Ok(Some(commit))
+        if commit.is_empty() { Ok(None) } else { checked(&commit).map(Some) }
     }
 
-    /// Starts packing what `commit` has beyond the base; reading to the end shows whether it is whole, for a pack ends with a checksum.
+    /// Makes a commit of the workspace beside all branches: the commit and a text that says what it shows. None when that is
+    /// the same as `last`, or as the base where there is no last.
+    ///
+    /// # Errors
+    /// When a command fails inside; the text has what it said.
+    pub async fn keep(&self, sandbox: &dyn Sandbox, last: Option<&str>) -> Result<Option<(String, String)>> {
+        let mut exec = self.exec(KEEP, vec![]);
+        exec.env.insert("LAST".to_owned(), last.unwrap_or_default().to_owned());
+        let done = succeed(sandbox, exec).await.context("keeping the workspace")?;
+        let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+        let Some((commit, shows)) = said.split_once(' ') else { return Ok(None) };
+        Ok(Some((checked(commit)?, shows.to_owned())))
+    }
+
+    /// Starts packing what `commit` has beyond the base and what else is `known` outside; reading to the end shows whether it is
+    /// whole, for a pack ends with a checksum.
     ///
     /// # Errors
     /// When the command cannot be started.
-    pub async fn pack(&self, sandbox: Arc<dyn Sandbox>, commit: &str) -> Result<impl AsyncRead + Send + use<>> {
-        let not = self.base.as_ref().map(|base| format!("^{base}\n")).unwrap_or_default();
+    pub async fn pack(
+        &self,
+        sandbox: Arc<dyn Sandbox>,
+        commit: &str,
+        known: Option<&str>,
+    ) -> Result<impl AsyncRead + Send + use<>> {
+        let not: String = self.base.as_deref().into_iter().chain(known).map(|known| format!("^{known}\n")).collect();
         let mut exec =
             self.exec("exec git pack-objects --revs --thin --stdout -q", format!("{commit}\n{not}").into_bytes());
         exec.output_cap = Some(8 << 30);
@@ -196,6 +235,14 @@ pub async fn write_cargo_config(sandbox: &dyn Sandbox, config: String) -> Result
         Exec { argv: ["sh", "-c", script].map(str::to_owned).to_vec(), stdin: config.into_bytes(), ..Exec::default() };
     succeed(sandbox, exec).await.context("writing Cargo's settings")?;
     Ok(())
+}
+
+/// A commit's name as a sandbox gives it.
+fn checked(commit: &str) -> Result<String> {
+    if !matches!(commit.len(), 40 | 64) || !commit.bytes().all(|b| b.is_ascii_hexdigit()) {
+        bail!("the sandbox's git answers `{}` for a commit", commit.chars().take(80).collect::<String>());
+    }
+    Ok(commit.to_owned())
 }
 
 /// Runs a command and requires exit code 0.

@@ -8,6 +8,7 @@ use codegen_store::{Claim, LogRow, RunUpdate};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::workspace::Turns;
 use crate::App;
 
 /// Rows read at a time.
@@ -22,6 +23,7 @@ pub struct RunLog {
     seen_seq: i64,
     spent: Spent,
     let_go: CancellationToken,
+    turns: Turns,
 }
 
 /// What the run has used so far, over all attempts.
@@ -51,7 +53,7 @@ impl Spent {
 }
 
 impl RunLog {
-    /// Reads what there is; the second part is the agent's history, the third whether the run had ended before.
+    /// Reads what there is; the second part is the agent's history. `turns` is told of calls that may have changed something.
     ///
     /// # Errors
     /// The store's, or an entry that cannot be read.
@@ -60,17 +62,17 @@ impl RunLog {
         claim: Claim,
         org_id: i64,
         let_go: CancellationToken,
-    ) -> anyhow::Result<(Self, Vec<Entry>, bool)> {
-        let mut log = Self { app, claim, org_id, seen_seq: 0, spent: Spent::default(), let_go };
-        let (mut history, mut ended_before) = (Vec::new(), false);
+        turns: Turns,
+    ) -> anyhow::Result<(Self, Vec<Entry>)> {
+        let mut log = Self { app, claim, org_id, seen_seq: 0, spent: Spent::default(), let_go, turns };
+        let mut history = Vec::new();
         for row in log.unseen().await? {
-            ended_before |= row.kind == "result";
             if let Some(entry) = entry(&row)? {
                 log.spent.add(&entry);
                 history.push(entry);
             }
         }
-        Ok((log, history, ended_before))
+        Ok((log, history))
     }
 
     /// The newest entry that the agent has seen.
@@ -154,6 +156,9 @@ impl Log for RunLog {
             tokio::try_join!(append, self.app.store.update_run(&self.claim, update))?;
         } else {
             append.await?;
+        }
+        if matches!(entry, Entry::CallFinished { .. }) {
+            self.turns.ended();
         }
         if self.let_go.is_cancelled() { Err(Box::new(LetGo)) } else { Ok(()) }
     }

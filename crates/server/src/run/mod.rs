@@ -8,6 +8,7 @@ mod log;
 mod prepare;
 mod rules;
 mod setup;
+mod workspace;
 
-pub use execute::{Ended, Signals, execute};
+pub use execute::{Ended, Signals, execute, is_full};
 pub use prepare::run_of_sandbox;

@@ -8,8 +8,8 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
-use codegen_agent::models::Model;
+use anyhow::{Context, Result, anyhow};
+use codegen_agent::{Entry, Log as _, models::Model};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
 use codegen_store::{Repo, Run, RunUpdate};
 use serde_json::json;
@@ -21,10 +21,11 @@ use super::{
     inside::{self, Checkout, MIRROR_OBJECTS},
     log::RunLog,
     rules, setup,
+    workspace::Turns,
 };
 use crate::{
     App,
-    forge::git::{self, Mirror},
+    forge::git::{self, Kept, Mirror},
 };
 
 /// The blob in which setup's environment waits for a later attempt.
@@ -39,6 +40,8 @@ pub(super) struct Prepared {
     pub env: BTreeMap<String, String>,
     /// Rules and context for the prompt.
     pub rules: String,
+    /// False when the sandbox is new.
+    pub same_sandbox: bool,
 }
 
 /// The git side of a run with a repository.
@@ -90,7 +93,8 @@ pub(super) fn gateway_socket(data_dir: &Path, sandbox_id: &str) -> PathBuf {
 pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
     let app = story.app.clone();
     let claim = story.run.claim();
-    let (log, _, ended_before) = RunLog::open(app.clone(), claim, story.run.org_id, story.let_go.clone()).await?;
+    let (mut log, history) =
+        RunLog::open(app.clone(), claim, story.run.org_id, story.let_go.clone(), Turns::unwatched()).await?;
     let model = app.model(story.run.model.as_deref()).map_err(|e| CannotBeDone(format!("{e:#}")))?;
 
     let git = match story.repo.clone() {
@@ -98,7 +102,7 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
         None => None,
     };
 
-    let earlier = story.run.sandbox_id.clone().filter(|_| !ended_before);
+    let earlier = story.run.sandbox_id.clone();
     let (sandbox, gateway, is_new) =
         staged(&log, "sandbox", open_sandbox(story, git.as_ref(), earlier.as_deref())).await?;
     let mut setup_env = BTreeMap::new();
@@ -106,18 +110,12 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
     if is_new {
         if let Some(git) = &git {
             staged(&log, "checkout", git.checkout.check_out(&*sandbox)).await?;
-            if git.checkout.base != git.base {
-                let text = if ended_before {
-                    "The work goes on from this run's last commit."
-                } else {
-                    "The sandbox was lost; the work goes on from this run's last commit."
-                };
-                log.notice(text).await?;
-            } else if earlier.is_some() {
-                log.notice("The sandbox was lost before its work was committed; the work begins again from the base, with the memory of what was done.").await?;
-            }
+            let kept = git.checkout.work.is_some() || git.checkout.base != git.base;
             for sentence in &git.lacking {
                 log.notice(sentence.as_str()).await?;
+            }
+            if let Some(text) = arrival(earlier.is_some(), kept, &history) {
+                log.append(&Entry::Notice { text: text.to_owned(), to_model: true }).await.map_err(|e| anyhow!(e))?;
             }
         }
         if let Some(repo) = story.repo.as_ref().filter(|r| !r.setup_commands.trim().is_empty()) {
@@ -129,8 +127,9 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
             app.store.put_blob(story.run.org_id, story.run.id, SETUP_ENV, &serde_json::to_vec(&setup_env)?).await?;
         }
         // Only now: a sandbox that is half prepared is not found again.
+        story.run.sandbox_id = Some(sandbox.id().to_owned());
         app.store
-            .update_run(&claim, RunUpdate { sandbox_id: Some(sandbox.id().to_owned()), ..RunUpdate::default() })
+            .update_run(&claim, RunUpdate { sandbox_id: story.run.sandbox_id.clone(), ..RunUpdate::default() })
             .await?;
     } else if let Some(saved) = app.store.blob(story.run.org_id, story.run.id, SETUP_ENV).await? {
         setup_env = serde_json::from_slice(&saved).context("reading the environment that setup left")?;
@@ -147,7 +146,25 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
             log.notice(notice).await?;
         }
     }
-    Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules })
+    Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules, same_sandbox: !is_new })
+}
+
+/// What the model should know about a new sandbox for a conversation that began in another one.
+fn arrival(lost: bool, kept: bool, history: &[Entry]) -> Option<&'static str> {
+    if !history.iter().any(|entry| matches!(entry, Entry::Reply(_))) {
+        return None;
+    }
+    Some(match (lost, kept) {
+        (true, true) => {
+            "[codegen] The sandbox was lost and replaced by a new one. The workspace is as it was after the last turn that was kept; ignored files, files outside the workspace, background processes and the shell's variables are gone."
+        }
+        (true, false) => {
+            "[codegen] The sandbox was lost before anything in it was kept, and replaced by a new one. The workspace is as it was at the start; files outside it, background processes and the shell's variables are gone."
+        }
+        (false, _) => {
+            "[codegen] The work goes on in a new sandbox, from this run's last commit; ignored files, files outside the workspace and background processes of the earlier one are gone."
+        }
+    })
 }
 
 /// Brings the mirror up to date and finds the commit to start from, once: later attempts keep the first one's base.
@@ -166,7 +183,9 @@ async fn find_base(story: &mut Story, repo: &Repo) -> Result<Git> {
         }
         tracing::warn!(run.id, %error, "fetching the origin; going on with what is here");
     }
-    if run.base_commit.is_none() && mirror.run_commit(run.id).await?.is_none() {
+    let last = mirror.kept(Kept::Run(run.id)).await?;
+    let work = mirror.kept(Kept::Workspace(run.id)).await?;
+    if run.base_commit.is_none() && last.is_none() && work.is_none() {
         let base = choose_base(&mirror, repo, run.base_branch.as_deref()).await?;
         (run.base_commit, run.base_branch) = (base.commit, base.branch);
         let update = RunUpdate {
@@ -176,8 +195,12 @@ async fn find_base(story: &mut Story, repo: &Repo) -> Result<Git> {
         };
         app.store.update_run(&run.claim(), update).await?;
     }
-    let start = mirror.run_commit(run.id).await?.or_else(|| run.base_commit.clone());
-    let lacking = match &start {
+    let head = match &work {
+        Some(work) => mirror.parent(work).await?,
+        None => None,
+    };
+    let start = head.or(last).or_else(|| run.base_commit.clone());
+    let lacking = match work.as_ref().or(start.as_ref()) {
         Some(start) => mirror.lacking(start).await?,
         None => Vec::new(),
     };
@@ -185,6 +208,7 @@ async fn find_base(story: &mut Story, repo: &Repo) -> Result<Git> {
         checkout: Checkout {
             branch: run.branch.clone().unwrap_or_else(|| inside::branch_name(run.id, &run.prompt)),
             base: start,
+            work,
             origin: git::without_credentials(&repo.origin),
             refs: mirror.refs().await?,
         },

@@ -48,6 +48,7 @@ pub struct Setup {
 /// When the sandbox fails.
 pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
     let exec = |user| Exec {
+        key: None,
         argv: ["bash", "-c", SCRIPT, "setup"].map(str::to_owned).to_vec(),
         env: as_owner(),
         cwd: Some(WORKSPACE.to_owned()),

@@ -2,10 +2,10 @@
 
 mod reap;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use codegen_store::{Error as StoreError, Phase, Reason, Run};
+use codegen_store::{Claim, Error as StoreError, Phase, Reason, Run};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     task::JoinSet,
@@ -14,13 +14,15 @@ use tracing::{error, info, warn};
 
 use crate::{
     App,
-    run::{Ended, Signals, execute},
+    run::{Ended, Signals, execute, is_full},
 };
 
 /// The store's wake-up can be missed; this cannot.
 const POLL: Duration = Duration::from_secs(1);
 /// Time for runs to be let go when the worker goes down.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(8);
+/// Free bytes without which a run that met a full disk does not go on.
+const ROOM: u64 = 32 << 20;
 
 /// Works until the app's shutdown token is cancelled, then drains.
 ///
@@ -101,13 +103,18 @@ async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::Cancellation
     let (text, cause) = match ended {
         Some(Ok(Ok(Ended::Done))) | None => return Ok(()),
         Some(Ok(Ok(Ended::LetGo))) => {
-            app.store.release_run(&claim).await.context("giving the run back")?;
+            let why = "codegen was stopped; the run goes on from its last step.";
+            app.store.release_run(&claim, why, app.now()).await.context("giving the run back")?;
             info!(run.id = run_id, "run {run_id} let go");
             return Ok(());
         }
         Some(Ok(Err(error))) if is_fenced(&error) => {
             warn!(run.id = run_id, "run {run_id} was taken over");
             return Ok(());
+        }
+        Some(Ok(Err(error))) if is_full(&error) => {
+            error!(run.id = run_id, error = format!("{error:#}"), "the disk is full; run {run_id} waits for room");
+            return wait_for_room(&app, &claim).await;
         }
         Some(Ok(Err(error))) => ("codegen itself failed on this run; its log has the cause.", format!("{error:#}")),
         Some(Err(error)) => ("codegen itself failed on this run; its log has the cause.", error.to_string()),
@@ -124,6 +131,31 @@ fn is_fenced(error: &anyhow::Error) -> bool {
         matches!(e.downcast_ref(), Some(StoreError::Fenced))
             || matches!(e.downcast_ref(), Some(codegen_sandbox::Error::Fenced(_)))
     })
+}
+
+/// Gives the run back once there is room, so that it goes on from its last step.
+async fn wait_for_room(app: &App, claim: &Claim) -> Result<()> {
+    loop {
+        tokio::select! {
+            // The next start finds the run as a crash would have left it.
+            () = app.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(POLL) => {}
+        }
+        if room(&app.config.data_dir) < ROOM {
+            continue;
+        }
+        let why = "The disk was full; there is room again, and the run goes on from its last step.";
+        match app.store.release_run(claim, why, app.now()).await {
+            Ok(()) | Err(StoreError::Fenced) => return Ok(()),
+            Err(StoreError::Full) => {}
+            Err(error) => return Err(error).context("giving the run back"),
+        }
+    }
+}
+
+/// Free bytes; plenty where the file system does not say.
+fn room(data_dir: &Path) -> u64 {
+    rustix::fs::statvfs(data_dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Returns once someone has asked the run to stop, or it is done.

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use codegen_server::forge::git::{self, Error, Mirror, Pushed};
+use codegen_server::forge::git::{self, Error, Kept, Mirror, Pushed};
 
 /// Git as a person runs it, with nobody's settings.
 pub fn git_raw(dir: &Path, args: &[&str]) -> Output {
@@ -129,12 +129,12 @@ async fn a_mirror_follows_its_origin_and_forgets_branches_that_are_gone() {
     git(&place.work(), &["push", "-q", "origin", "v1"]);
     let second = commit_file(&place.work(), "a.txt", "two\n");
     git(&place.work(), &["push", "-q", "origin", "main"]);
-    mirror.set_run_commit(7, &mirror.resolve("main").await.unwrap().unwrap()).await.unwrap();
+    mirror.keep(Kept::Run(7), &mirror.resolve("main").await.unwrap().unwrap()).await.unwrap();
     mirror.fetch(&place.origin(), None).await.unwrap();
     assert_eq!(mirror.resolve("refs/heads/main").await.unwrap(), Some(second));
     assert_eq!(mirror.resolve("refs/heads/old").await.unwrap(), None);
     assert!(mirror.resolve("refs/tags/v1").await.unwrap().is_some());
-    assert!(mirror.run_commit(7).await.unwrap().is_some(), "runs' commits stay");
+    assert!(mirror.kept(Kept::Run(7)).await.unwrap().is_some(), "runs' commits stay");
     assert_eq!(mirror.resolve("--all").await.unwrap(), None);
 }
 
@@ -173,8 +173,8 @@ async fn a_pack_brings_a_commit_that_can_be_compared_and_pushed() {
     mirror.fetch(&place.origin(), None).await.unwrap();
     let commit = commit_file(&place.work(), "a.txt", "one\ntwo\n");
     let pack = place.pack(Some(&base), &place.work(), &commit);
-    mirror.import_pack(3, &commit, std::io::Cursor::new(pack)).await.unwrap();
-    assert_eq!(mirror.run_commit(3).await.unwrap(), Some(commit.clone()));
+    mirror.import_pack(Kept::Run(3), &commit, std::io::Cursor::new(pack)).await.unwrap();
+    assert_eq!(mirror.kept(Kept::Run(3)).await.unwrap(), Some(commit.clone()));
     let diff = String::from_utf8(mirror.diff(Some(&base), &commit).await.unwrap()).unwrap();
     assert!(diff.starts_with("diff --git a/a.txt b/a.txt") && diff.contains("+two"), "{diff}");
     assert!(mirror.diff_stat(Some(&base), &commit).await.unwrap().contains("1 file changed, 1 insertion(+)"));
@@ -220,11 +220,14 @@ async fn a_broken_or_incomplete_pack_is_refused() {
     let commit = commit_file(&place.work(), "a.txt", "three\n");
     let mut pack = place.pack(Some(&base), &place.work(), &commit);
     let last = place.pack(Some(&middle), &place.work(), &commit);
-    assert!(mirror.import_pack(3, &commit, std::io::Cursor::new(last)).await.is_err(), "its parent is missing");
+    assert!(
+        mirror.import_pack(Kept::Run(3), &commit, std::io::Cursor::new(last)).await.is_err(),
+        "its parent is missing"
+    );
     pack.truncate(pack.len() - 10);
-    assert!(mirror.import_pack(3, &commit, std::io::Cursor::new(pack)).await.is_err());
-    assert!(mirror.import_pack(3, &commit, std::io::Cursor::new(b"hello".to_vec())).await.is_err());
-    assert_eq!(mirror.run_commit(3).await.unwrap(), None);
+    assert!(mirror.import_pack(Kept::Run(3), &commit, std::io::Cursor::new(pack)).await.is_err());
+    assert!(mirror.import_pack(Kept::Run(3), &commit, std::io::Cursor::new(b"hello".to_vec())).await.is_err());
+    assert_eq!(mirror.kept(Kept::Run(3)).await.unwrap(), None);
 }
 
 /// A commit with one entry of any name and mode, as no well-behaved git makes it.
@@ -255,13 +258,13 @@ async fn hostile_paths_do_not_get_into_a_mirror() {
     ] {
         let commit = hostile_commit(&place.work(), mode, name, "../../etc/passwd");
         let pack = place.pack(None, &place.work(), &commit);
-        let imported = mirror.import_pack(3, &commit, std::io::Cursor::new(pack)).await;
+        let imported = mirror.import_pack(Kept::Run(3), &commit, std::io::Cursor::new(pack)).await;
         assert!(imported.is_err(), "{}", String::from_utf8_lossy(name));
         git(&place.work(), &["branch", "-f", "hostile", &commit]);
         let work = place.work().display().to_string();
         assert!(place.mirror().fetch(&work, None).await.is_err(), "{}", String::from_utf8_lossy(name));
     }
-    assert_eq!(mirror.run_commit(3).await.unwrap(), None);
+    assert_eq!(mirror.kept(Kept::Run(3)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -272,7 +275,7 @@ async fn odd_names_and_links_out_of_the_tree_are_kept_as_they_are() {
     std::os::unix::fs::symlink("/etc/passwd", place.work().join("link")).unwrap();
     let commit = commit_file(&place.work(), "-n\nü \"x\"", "odd\n");
     let pack = place.pack(Some(&base), &place.work(), &commit);
-    mirror.import_pack(3, &commit, std::io::Cursor::new(pack)).await.unwrap();
+    mirror.import_pack(Kept::Run(3), &commit, std::io::Cursor::new(pack)).await.unwrap();
     let link = mirror.list(&commit, &["link"]).await.unwrap();
     assert_eq!(link, [("120000".to_owned(), "link".to_owned())]);
     let diff = mirror.diff(Some(&base), &commit).await.unwrap();
@@ -329,7 +332,7 @@ async fn a_snapshot_holds_uncommitted_changes_and_touches_nothing() {
 
     let mirror = place.mirror();
     mirror.fetch(&work.display().to_string(), Some(&commit)).await.unwrap();
-    mirror.set_run_commit(4, &commit).await.unwrap();
+    mirror.keep(Kept::Run(4), &commit).await.unwrap();
     git::copy_branch(&mirror, 4, &work, "codegen/4-x").await.unwrap();
     assert_eq!(git(&work, &["rev-parse", "codegen/4-x"]), commit);
     assert_eq!(git::push_origin(&work.display().to_string()).await.unwrap(), place.origin());

@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use codegen_server::{App, Config, worker};
+use codegen_server::{
+    App, Config,
+    forge::git::{Kept, Mirror},
+    worker,
+};
 use codegen_store::{NewRepo, NewRun, Phase, Reason, Repo, Run};
 use serde_json::{Value, json};
 
@@ -26,6 +30,12 @@ fn call(name: &str, input: Value) -> Value {
 
 fn shell(command: &str) -> Value {
     call("shell", json!({ "command": command }))
+}
+
+/// The same reply, given only where what came before holds this.
+fn expecting(text: &str, mut reply: Value) -> Value {
+    reply["expect"] = text.into();
+    reply
 }
 
 fn finish(summary: &str) -> Value {
@@ -119,6 +129,28 @@ impl Scene {
 
     async fn diff(&self, run: &Run) -> String {
         String::from_utf8(self.app.store.blob(run.org_id, run.id, "diff").await.unwrap().unwrap()).unwrap()
+    }
+
+    /// Returns when the run's kept workspace has a file.
+    async fn until_kept(&self, run: &Run, file: &str) {
+        let mirror = Mirror::of(&self.app.config.data_dir, run.repo_id.unwrap());
+        let kept = async {
+            loop {
+                if let Some(commit) = mirror.kept(Kept::Workspace(run.id)).await.unwrap()
+                    && mirror.read_file(&commit, file, 1).await.unwrap().is_some()
+                {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), kept).await.expect("the turn is kept");
+    }
+
+    async fn lose_sandboxes(&self) {
+        for id in self.app.engine.inventory().await.unwrap() {
+            self.app.engine.destroy(&id).await.unwrap();
+        }
     }
 
     async fn until(&self, run: &Run, what: impl AsyncFn(&Run) -> bool) {
@@ -381,8 +413,8 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
     let repo = scene.repo(&scene.origin()).await;
     let replies = [
         shell("echo once >> count.txt"),
-        shell("[ -e second ] || { touch second; sleep 600; }"),
-        shell("cat count.txt"),
+        shell("echo twice >> count.txt; sleep 1; echo thrice >> count.txt; echo whole"),
+        expecting("whole", shell("cat count.txt")),
         finish("Done."),
     ];
     let run = scene.queue(Some(&repo), &replies).await;
@@ -400,19 +432,24 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
     assert_eq!(
-        git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]),
-        "once",
-        "no step was done twice"
+        git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.as_ref().unwrap())]),
+        "once\ntwice\nthrice",
+        "the command under way went on, and nothing was done twice"
     );
     assert_eq!(done.attempt, 2);
+    let notices = scene.entries(&done, "notice").await;
+    assert_eq!(notices.len(), 1, "one line says so: {notices:?}");
 }
 
 #[tokio::test]
 async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it() {
     let mut scene = Scene::new().await;
     let repo = scene.repo(&scene.origin()).await;
-    let replies =
-        [shell("echo once >> count.txt"), shell("[ -e second ] || { touch second; sleep 600; }"), finish("Done.")];
+    let replies = [
+        shell("echo once >> count.txt"),
+        shell("echo twice >> count.txt; sleep 6; echo whole"),
+        expecting("whole", finish("Done.")),
+    ];
     let run = scene.queue(Some(&repo), &replies).await;
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
@@ -424,27 +461,59 @@ async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it()
     scene.app = open(scene.dir.path()).await;
     let done = scene.work_on(&run).await;
     assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
-    assert_eq!(git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]), "once");
+    assert_eq!(git(&scene.origin(), &["show", &format!("{}:count.txt", done.branch.unwrap())]), "once\ntwice");
+}
+
+/// Three turns: what is committed, what is not, and a command under way in which the sandbox is lost.
+fn losing() -> [Value; 5] {
+    [
+        shell(
+            "echo one > one.txt; git add one.txt; git commit -qm 'Own commit'; echo node_modules >> .git/info/exclude",
+        ),
+        shell("echo two > two.txt; mkdir node_modules; touch node_modules/x; echo staged >> total.py"),
+        shell("sleep 600"),
+        expecting("its sandbox was lost", shell("ls; git status --porcelain; git log -1 --format=%s")),
+        finish("Done."),
+    ]
+}
+
+fn check_found_again(done: &Run, scene: &Scene, calls: &[Value], notices: &[Value]) {
+    assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(done), done.error_cause);
+    let found = calls[3]["output"].as_str().unwrap();
+    assert_eq!(
+        found, "one.txt\ntest_total.py\ntotal.py\ntwo.txt\n M total.py\n?? two.txt\nOwn commit\n",
+        "as it was, but for ignored files"
+    );
+    let lost = notices.iter().filter(|n| n["text"].as_str().unwrap().contains("replaced by a new one"));
+    assert_eq!(lost.count(), 1, "{notices:?}");
+    assert!(git(&scene.origin(), &["log", "--format=%s", done.branch.as_ref().unwrap()]).contains("Own commit"));
 }
 
 #[tokio::test]
-async fn a_run_that_lost_its_sandbox_too_begins_again_from_the_base_and_says_so() {
+async fn a_run_that_lost_its_sandbox_goes_on_in_a_new_one_from_the_last_turn() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &losing()).await;
+    let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 3).await;
+    scene.until_kept(&run, "two.txt").await;
+    scene.lose_sandboxes().await;
+    work.await.unwrap().unwrap();
+    let done = scene.app.store.run_by_id(run.id).await.unwrap();
+    check_found_again(&done, &scene, &scene.entries(&run, "call_finished").await, &scene.entries(&run, "notice").await);
+}
+
+#[tokio::test]
+async fn a_run_that_lost_process_and_sandbox_goes_on_in_a_new_one_from_the_last_turn() {
     let mut scene = Scene::new().await;
     let repo = scene.repo(&scene.origin()).await;
-    let replies = [
-        shell("echo lost > lost.txt"),
-        shell("[ ! -e lost.txt ] || sleep 600; echo again > again.txt"),
-        shell("echo again > again.txt"),
-        finish("Done."),
-    ];
-    let run = scene.queue(Some(&repo), &replies).await;
+    let run = scene.queue(Some(&repo), &losing()).await;
     let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
-    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 3).await;
+    scene.until_kept(&run, "two.txt").await;
     work.abort();
     work.await.unwrap_err();
-    for id in scene.app.engine.inventory().await.unwrap() {
-        scene.app.engine.destroy(&id).await.unwrap();
-    }
+    scene.lose_sandboxes().await;
     scene.app.store.close().await;
     scene.app = open(scene.dir.path()).await;
     let serving = tokio::spawn(worker::run(scene.app.clone()));
@@ -452,9 +521,7 @@ async fn a_run_that_lost_its_sandbox_too_begins_again_from_the_base_and_says_so(
     scene.app.shutdown.cancel();
     serving.await.unwrap().unwrap();
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
-    assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
-    let notices = scene.entries(&done, "notice").await;
-    assert!(notices.iter().any(|n| n["text"].as_str().unwrap().contains("sandbox was lost")), "{notices:?}");
+    check_found_again(&done, &scene, &scene.entries(&run, "call_finished").await, &scene.entries(&run, "notice").await);
 }
 
 #[tokio::test]

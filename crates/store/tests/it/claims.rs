@@ -65,7 +65,7 @@ async fn every_write_of_an_earlier_claim_is_refused() {
             store.update_run(&claim, update).await,
             store.intend(&claim, "k", "push", "{}", 22).await.map(drop),
             store.settle(&claim, "k", "{}", 22).await,
-            store.release_run(&claim).await,
+            store.release_run(&claim, "stopped", 9).await,
             store.finish_run(&claim, Reason::Complete, "", None, 22).await,
             store.finish_run_if_read(&claim, 99, Reason::Complete, "", 22).await.map(drop),
         ];
@@ -90,7 +90,7 @@ async fn a_released_run_is_claimed_again_without_a_crash() {
     let first = fixture.queue("first").await;
     fixture.queue("second").await;
     let claim = fixture.store.claim_run("w1", 20).await.unwrap().unwrap().claim();
-    fixture.store.release_run(&claim).await.unwrap();
+    fixture.store.release_run(&claim, "stopped", 9).await.unwrap();
     let again = fixture.store.claim_run("w1", 21).await.unwrap().unwrap();
     assert_eq!((again.id, again.crashes, again.attempt), (first.id, 0, 2), "it keeps its place");
     assert_eq!(again.started_at, Some(20));
@@ -138,7 +138,7 @@ async fn progress_forgives_crashes_and_a_live_workers_runs_are_left_alone() {
         assert_eq!(fixture.store.run_by_id(run.id).await.unwrap().crashes, 1);
         fixture.store.append_log(&run.claim(), kind, "{}", true, 24).await.unwrap();
         assert_eq!(fixture.store.run_by_id(run.id).await.unwrap().crashes, 0);
-        fixture.store.release_run(&run.claim()).await.unwrap();
+        fixture.store.release_run(&run.claim(), "stopped", 9).await.unwrap();
     }
 }
 

@@ -39,6 +39,24 @@ pub enum Pushed {
     Before,
 }
 
+/// Commits that no branch of the origin has, each on a hidden ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// A run's last commit.
+    Run(i64),
+    /// A run's workspace after one of its last turns, newer than its last commit where both are there.
+    Workspace(i64),
+}
+
+impl Kept {
+    fn name(self) -> String {
+        match self {
+            Self::Run(run_id) => format!("refs/codegen/runs/{run_id}"),
+            Self::Workspace(run_id) => format!("refs/codegen/workspaces/{run_id}"),
+        }
+    }
+}
+
 /// Keeps others, of this process and of others, from changing a mirror's refs at the same time.
 struct Lock {
     _file: File,
@@ -177,12 +195,20 @@ impl Mirror {
         Ok(ended.ok.then(|| String::from_utf8_lossy(&ended.stdout).trim().to_owned()))
     }
 
-    /// The last commit that a run left here.
+    /// What is kept of a run.
     ///
     /// # Errors
     /// When git cannot be run.
-    pub async fn run_commit(&self, run_id: i64) -> Result<Option<String>, Error> {
-        self.resolve(&run_ref(run_id)).await
+    pub async fn kept(&self, kept: Kept) -> Result<Option<String>, Error> {
+        self.resolve(&kept.name()).await
+    }
+
+    /// Whether the commit has a parent, and which.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub async fn parent(&self, commit: &str) -> Result<Option<String>, Error> {
+        self.resolve(&format!("{commit}^")).await
     }
 
     /// Commits and names of the origin's branches and tags, as far as a sandbox needs them.
@@ -198,39 +224,41 @@ impl Mirror {
         Ok(out.lines().filter_map(|l| l.split_once(' ')).map(|(c, r)| (c.to_owned(), r.to_owned())).collect())
     }
 
-    /// Indexes a pack that came out of a sandbox, checks that `commit` is whole, and keeps it on the run's hidden ref.
+    /// Indexes a pack that came out of a sandbox, checks that `commit` is whole, and keeps it.
     ///
     /// # Errors
     /// When the pack is broken, holds hostile objects, or lacks something the commit needs.
     pub async fn import_pack(
         &self,
-        run_id: i64,
+        kept: Kept,
         commit: &str,
         pack: impl AsyncRead + Send + 'static,
     ) -> Result<(), Error> {
         let _lock = self.lock().await?;
-        let doing = "taking the run's commits out of the sandbox";
-        self.git(doing)
+        self.git("taking the run's commits out of the sandbox")
             .timeout(NETWORK)
             .args(["index-pack", "--stdin", "--fix-thin", "--strict"])
             .stream(pack)
             .run()
             .await?;
-        self.set_run_commit(run_id, commit).await
+        self.keep(kept, commit).await
     }
 
-    /// Points a run's hidden ref at a commit that is here in full.
+    /// Points a hidden ref at a commit that is here in full. A run's last commit makes an earlier state of its workspace useless.
     ///
     /// # Errors
     /// When the commit or something it needs is missing.
-    pub async fn set_run_commit(&self, run_id: i64, commit: &str) -> Result<(), Error> {
+    pub async fn keep(&self, kept: Kept, commit: &str) -> Result<(), Error> {
         let doing = "keeping the run's commits";
         self.git(doing)
             .timeout(NETWORK)
             .args(["rev-list", "--objects", "--quiet", commit, "--not", "--all"])
             .run()
             .await?;
-        self.git(doing).args(["update-ref", &run_ref(run_id), commit]).run().await?;
+        self.git(doing).args(["update-ref", &kept.name(), commit]).run().await?;
+        if let Kept::Run(run_id) = kept {
+            self.git(doing).args(["update-ref", "-d", &Kept::Workspace(run_id).name()]).run().await?;
+        }
         Ok(())
     }
 
@@ -396,11 +424,6 @@ impl Mirror {
         }
         Ok(lacking)
     }
-}
-
-/// The hidden ref that holds a run's last commit.
-fn run_ref(run_id: i64) -> String {
-    format!("refs/codegen/runs/{run_id}")
 }
 
 fn short_list(names: &[&str]) -> String {
