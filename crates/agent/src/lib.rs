@@ -162,8 +162,6 @@ pub struct Task {
     pub budget: Budget,
     /// Variables of every shell command (those that set-up left).
     pub env: BTreeMap<String, String>,
-    /// Absolute path of the checkout inside.
-    pub workspace: String,
     /// Whether calls that an earlier attempt left under way may still be in this sandbox.
     pub same_sandbox: bool,
 }

@@ -48,7 +48,7 @@ pub async fn run(
     let mut agent = Agent {
         specs: tools.iter().map(|tool| tool.spec()).collect(),
         tools,
-        system: prompt::system(&task.workspace, &task.rules),
+        system: prompt::system(&*sandbox, &task.rules),
         halt: Halt::new(stop, task.budget.max_time),
         spent: Spent::of(&task.history),
         call_ids: call_ids(&task.history),
@@ -56,7 +56,6 @@ pub async fn run(
         model: task.model,
         budget: task.budget,
         env: task.env,
-        workspace: task.workspace,
         sandbox,
         log,
     };
@@ -103,7 +102,6 @@ struct Agent<'a> {
     model: Arc<dyn Model>,
     budget: Budget,
     env: std::collections::BTreeMap<String, String>,
-    workspace: String,
     halt: Halt,
     sandbox: Arc<dyn Sandbox>,
     log: &'a mut dyn Log,
@@ -238,7 +236,6 @@ impl Agent<'_> {
                 specs: &self.specs,
                 sandbox: &*self.sandbox,
                 env: &self.env,
-                workspace: &self.workspace,
                 halt: &self.halt,
                 again,
             },
@@ -267,7 +264,6 @@ struct Calls<'a> {
     specs: &'a [ToolSpec],
     sandbox: &'a dyn Sandbox,
     env: &'a std::collections::BTreeMap<String, String>,
-    workspace: &'a str,
     halt: &'a Halt,
     again: bool,
 }
@@ -282,7 +278,6 @@ impl Calls<'_> {
         let context = Context {
             sandbox: self.sandbox,
             env: self.env,
-            workspace: self.workspace,
             call_id: &call.id,
             deltas,
             halt: self.halt,

@@ -106,7 +106,7 @@ pub struct Exec {
     pub argv: Vec<String>,
     /// Added to the sandbox's variables.
     pub env: BTreeMap<String, String>,
-    /// Working folder; `/workspace` when none.
+    /// Working folder; [`Sandbox::workspace`] when none.
     pub cwd: Option<String>,
     /// Everything the command reads on standard input.
     #[serde(skip)]
@@ -232,6 +232,12 @@ pub trait Sandbox: Send + Sync {
     fn id(&self) -> &str;
     /// What isolation it has.
     fn isolation(&self) -> &Isolation;
+    /// Absolute path of the folder for the checkout, as commands see it.
+    fn workspace(&self) -> &str;
+    /// Absolute path of a folder for scratch files, as commands see it.
+    fn scratch(&self) -> &str;
+    /// Where commands find what [`Spec::mounts`] puts at `target`.
+    fn mounted(&self, target: &str) -> String;
     /// Starts a command.
     async fn start(&self, exec: Exec) -> Result<Running, Error>;
     /// Follows the command of this [`Exec::key`], running or ended, from its first byte; none when there is no such command.

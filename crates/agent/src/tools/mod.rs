@@ -24,8 +24,6 @@ pub(crate) struct Context<'a> {
     pub(crate) sandbox: &'a dyn Sandbox,
     /// Variables of every command.
     pub(crate) env: &'a BTreeMap<String, String>,
-    /// Absolute path of the checkout.
-    pub(crate) workspace: &'a str,
     pub(crate) call_id: &'a str,
     /// What is shown live.
     pub(crate) deltas: mpsc::UnboundedSender<Delta>,
@@ -42,9 +40,9 @@ impl Context<'_> {
             return Err(ToolError::ForModel("`path` is empty".to_owned()));
         }
         Ok(match path.strip_prefix("./").unwrap_or(path) {
-            "." => self.workspace.to_owned(),
+            "." => self.sandbox.workspace().to_owned(),
             path if path.starts_with('/') => path.to_owned(),
-            path => format!("{}/{path}", self.workspace.trim_end_matches('/')),
+            path => format!("{}/{path}", self.sandbox.workspace().trim_end_matches('/')),
         })
     }
 
@@ -67,10 +65,11 @@ impl Context<'_> {
 
     /// A path as it is shown: relative to the workspace where it is in it.
     fn shown<'p>(&self, path: &'p str) -> &'p str {
-        if path == self.workspace {
+        if path == self.sandbox.workspace() {
             return "";
         }
-        let inside = path.strip_prefix(self.workspace.trim_end_matches('/')).and_then(|p| p.strip_prefix('/'));
+        let inside =
+            path.strip_prefix(self.sandbox.workspace().trim_end_matches('/')).and_then(|p| p.strip_prefix('/'));
         inside.unwrap_or(path)
     }
 }

@@ -72,7 +72,7 @@ impl Tool for Shell {
                 key: Some(context.call_id.to_owned()),
                 argv,
                 env: context.env.clone(),
-                cwd: Some(context.workspace.to_owned()),
+                cwd: None,
                 stdin,
                 user: User::Agent,
                 timeout: Some(Duration::from_secs_f64(seconds)),

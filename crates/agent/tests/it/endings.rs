@@ -20,7 +20,7 @@ async fn with_budget(budget: Budget) -> (Outcome, MemoryLog) {
         Ok(Reply { usage, cost: 0.5, ..calls(&[(&format!("c{n}"), "glob", json!({"pattern": "*"}))]) })
     });
     let mut log = MemoryLog { entries: vec![message("Go.")], ..MemoryLog::default() };
-    let mut task = task(model, &sandbox, log.entries.clone());
+    let mut task = task(model, log.entries.clone());
     task.budget = budget;
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await.unwrap();
     (outcome, log)
@@ -45,7 +45,7 @@ async fn tokens_and_money_end_a_run() {
 async fn a_budget_counts_what_earlier_attempts_used() {
     let (_, log) = with_budget(Budget { max_steps: 3, ..Budget::default() }).await;
     let sandbox = HostSandbox::new();
-    let mut task = task(ClosureModel::answering(|_, _| Ok(says("never asked"))), &sandbox, log.entries);
+    let mut task = task(ClosureModel::answering(|_, _| Ok(says("never asked"))), log.entries);
     task.budget.max_steps = 3;
     let mut log = MemoryLog::default();
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_budget_counts_what_earlier_attempts_used() {
 #[tokio::test(start_paused = true)]
 async fn time_ends_a_run_in_the_middle_of_an_answer() {
     let sandbox = HostSandbox::new();
-    let mut task = task(Arc::new(SilentModel), &sandbox, vec![message("Go.")]);
+    let mut task = task(Arc::new(SilentModel), vec![message("Go.")]);
     task.budget.max_time = Duration::from_secs(7);
     let outcome = native::run(task, sandbox, &mut MemoryLog::default(), CancellationToken::new()).await.unwrap();
     assert_eq!(outcome, Outcome::OutOf(Limit::Time));
@@ -68,7 +68,7 @@ async fn stop_cuts_an_answer_off() {
     let stop = CancellationToken::new();
     let token = stop.clone();
     let mut log = MemoryLog { watch: Some(Box::new(move |_| token.cancel())), ..MemoryLog::default() };
-    let task = task(Arc::new(SilentModel), &sandbox, vec![message("Go.")]);
+    let task = task(Arc::new(SilentModel), vec![message("Go.")]);
     assert_eq!(native::run(task, sandbox, &mut log, stop).await.unwrap(), Outcome::Stopped);
 }
 
@@ -89,8 +89,7 @@ async fn stop_kills_the_running_command_and_does_not_run_the_next() {
             ("b", "shell", json!({"command": "touch after"})),
         ]))
     });
-    let outcome =
-        native::run(task(model, &sandbox, vec![message("Go.")]), sandbox.clone(), &mut log, stop).await.unwrap();
+    let outcome = native::run(task(model, vec![message("Go.")]), sandbox.clone(), &mut log, stop).await.unwrap();
     assert_eq!(outcome, Outcome::Stopped);
     let results = log.results();
     assert!(results[0].0.starts_with("begun\n[killed: the run was stopped"), "{results:?}");

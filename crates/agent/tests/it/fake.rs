@@ -91,6 +91,7 @@ impl MemoryLog {
 /// Runs commands on the host, in a folder of its own.
 pub struct HostSandbox {
     pub dir: TempDir,
+    workspace: String,
     isolation: Isolation,
     /// File operations go on only when this many are under way.
     meeting: Option<tokio::sync::Barrier>,
@@ -106,11 +107,8 @@ impl HostSandbox {
         let dir = TempDir::new().unwrap();
         std::fs::create_dir(dir.path().join("home")).unwrap();
         std::fs::create_dir(dir.path().join("workspace")).unwrap();
-        Arc::new(Self { dir, isolation: Isolation::default(), meeting: n.map(tokio::sync::Barrier::new) })
-    }
-
-    pub fn workspace(&self) -> String {
-        self.dir.path().join("workspace").to_str().unwrap().to_owned()
+        let workspace = dir.path().join("workspace").to_str().unwrap().to_owned();
+        Arc::new(Self { dir, workspace, isolation: Isolation::default(), meeting: n.map(tokio::sync::Barrier::new) })
     }
 }
 
@@ -155,6 +153,18 @@ impl Sandbox for HostSandbox {
         &self.isolation
     }
 
+    fn workspace(&self) -> &str {
+        &self.workspace
+    }
+
+    fn scratch(&self) -> &str {
+        "/tmp"
+    }
+
+    fn mounted(&self, target: &str) -> String {
+        target.to_owned()
+    }
+
     async fn start(&self, exec: Exec) -> Result<Running, codegen_sandbox::Error> {
         let began = Instant::now();
         if exec.argv[0] == "codegen-tool" {
@@ -166,7 +176,7 @@ impl Sandbox for HostSandbox {
             .env("PATH", std::env::var("PATH").unwrap())
             .env("HOME", self.dir.path().join("home"))
             .envs(&exec.env)
-            .current_dir(exec.cwd.unwrap_or_else(|| self.workspace()))
+            .current_dir(exec.cwd.as_deref().unwrap_or(&self.workspace))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -292,21 +302,13 @@ pub fn message(text: &str) -> Entry {
     Entry::UserMessage { text: text.to_owned(), images: Vec::new() }
 }
 
-pub fn task(model: Arc<dyn Model>, sandbox: &HostSandbox, history: Vec<Entry>) -> Task {
-    Task {
-        history,
-        rules: String::new(),
-        model,
-        budget: Budget::default(),
-        env: BTreeMap::new(),
-        workspace: sandbox.workspace(),
-        same_sandbox: false,
-    }
+pub fn task(model: Arc<dyn Model>, history: Vec<Entry>) -> Task {
+    Task { history, rules: String::new(), model, budget: Budget::default(), env: BTreeMap::new(), same_sandbox: false }
 }
 
 /// Runs from a fresh prompt.
 pub async fn run(model: Arc<dyn Model>, sandbox: Arc<HostSandbox>, log: &mut MemoryLog) -> Result<Outcome, Error> {
     log.entries.push(message("Do it."));
-    let task = task(model, &sandbox, log.entries.clone());
+    let task = task(model, log.entries.clone());
     native::run(task, sandbox, log, CancellationToken::new()).await
 }

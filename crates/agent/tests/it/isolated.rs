@@ -51,7 +51,6 @@ async fn commands_and_file_tools_work_on_the_same_files_and_carry_state_over() {
         model,
         budget: Budget::default(),
         env: BTreeMap::new(),
-        workspace: "/workspace".to_owned(),
         same_sandbox: false,
     };
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await;

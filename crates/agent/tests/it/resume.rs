@@ -25,8 +25,7 @@ async fn resuming_after_each_entry_gives_the_same_end() {
     for cut in 1..=whole.entries.len() {
         let history = whole.entries[..cut].to_vec();
         let mut log = MemoryLog { entries: history.clone(), ..MemoryLog::default() };
-        let again =
-            native::run(task(model.clone(), &sandbox, history), sandbox.clone(), &mut log, CancellationToken::new());
+        let again = native::run(task(model.clone(), history), sandbox.clone(), &mut log, CancellationToken::new());
         assert_eq!(again.await.unwrap(), end, "cut after entry {cut}");
         assert_eq!(reply_texts(&log.entries), reply_texts(&whole.entries), "cut after entry {cut}");
         let finished = |log: &MemoryLog| log.kinds().iter().filter(|kind| *kind == "call_finished").count();
@@ -46,7 +45,7 @@ async fn a_call_under_way_in_a_lost_sandbox_is_marked_interrupted_and_one_not_be
     let history = vec![message("Go."), Entry::Reply(reply), Entry::CallStarted { call_id: "a".to_owned() }];
     let mut log = MemoryLog { entries: history.clone(), ..MemoryLog::default() };
     let model = ClosureModel::answering(|_, _| Ok(says("end")));
-    native::run(task(model, &sandbox, history), sandbox.clone(), &mut log, CancellationToken::new()).await.unwrap();
+    native::run(task(model, history), sandbox.clone(), &mut log, CancellationToken::new()).await.unwrap();
     let results = log.results();
     assert_eq!(
         results[0],
@@ -66,7 +65,7 @@ async fn a_message_to_an_ended_run_continues_it() {
     assert_eq!(run(first, sandbox.clone(), &mut log).await.unwrap(), Outcome::Finished("first".to_owned()));
     log.entries.push(message("And now the rest."));
     let second = ClosureModel::answering(|_, _| Ok(says("second")));
-    let task = task(second, &sandbox, log.entries.clone());
+    let task = task(second, log.entries.clone());
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await.unwrap();
     assert_eq!(outcome, Outcome::Finished("second".to_owned()));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use codegen_agent::{Entry, native};
+use codegen_sandbox::Sandbox;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ async fn shell(sandbox: &Arc<HostSandbox>, commands: &[&str]) -> Vec<(String, bo
         })
     });
     let mut log = MemoryLog::default();
-    let mut task = task(model, sandbox, vec![message("Go.")]);
+    let mut task = task(model, vec![message("Go.")]);
     task.env.insert("FROM_SETUP".to_owned(), "yes".to_owned());
     native::run(task, sandbox.clone(), &mut log, CancellationToken::new()).await.unwrap();
     log.results()
@@ -66,7 +67,7 @@ async fn a_vanished_folder_is_said_and_left() {
     let sandbox = HostSandbox::new();
     let results = shell(&sandbox, &["mkdir gone; cd gone; rmdir ../gone", "pwd"]).await;
     let (output, _) = &results[1];
-    assert!(output.contains("the working folder is gone") && output.contains(&sandbox.workspace()), "{output}");
+    assert!(output.contains("the working folder is gone") && output.contains(sandbox.workspace()), "{output}");
 }
 
 #[tokio::test]
@@ -79,9 +80,7 @@ async fn a_timeout_is_told_in_words_with_the_output_so_far() {
         })
     });
     let mut log = MemoryLog::default();
-    native::run(task(model, &sandbox, vec![message("Go.")]), sandbox.clone(), &mut log, CancellationToken::new())
-        .await
-        .unwrap();
+    native::run(task(model, vec![message("Go.")]), sandbox.clone(), &mut log, CancellationToken::new()).await.unwrap();
     assert!(log.results()[0].0.starts_with("so far\n[killed after 0.3 s, its timeout"), "{:?}", log.results());
 }
 
@@ -97,9 +96,7 @@ async fn long_output_loses_its_middle_for_the_model_and_is_whole_in_the_trace() 
         })
     });
     let mut log = MemoryLog::default();
-    native::run(task(model, &sandbox, vec![message("Go.")]), sandbox.clone(), &mut log, CancellationToken::new())
-        .await
-        .unwrap();
+    native::run(task(model, vec![message("Go.")]), sandbox.clone(), &mut log, CancellationToken::new()).await.unwrap();
     let Some(Entry::CallFinished { output, full_output: Some(full), .. }) =
         log.entries.iter().find(|e| matches!(e, Entry::CallFinished { .. }))
     else {

@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::wire::{Answer, Ask, EXIT_FRAME, KILL, MAX_FRAME, Request};
+use super::wire::{Answer, Ask, EXIT_FRAME, KILL, MAX_FRAME, Request, WORKSPACE};
 use crate::{Error, Event, Exec, Fence, Isolation, Running, Sandbox, Stream};
 
 /// A live sandbox of the local engine.
@@ -148,6 +148,18 @@ impl Sandbox for LocalSandbox {
 
     fn isolation(&self) -> &Isolation {
         &self.isolation
+    }
+
+    fn workspace(&self) -> &str {
+        WORKSPACE
+    }
+
+    fn scratch(&self) -> &str {
+        "/tmp"
+    }
+
+    fn mounted(&self, target: &str) -> String {
+        target.to_owned()
     }
 
     async fn start(&self, mut exec: Exec) -> Result<Running, Error> {

@@ -18,6 +18,7 @@ use rustix::{
 use super::{
     seccomp::Filters,
     sys::{self, Forked},
+    wire::WORKSPACE,
 };
 use crate::{EndedBy, Exec, Exit, User};
 
@@ -252,7 +253,7 @@ fn become_command(
     sys::set_capabilities(capabilities)?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let cwd = exec.cwd.as_deref().unwrap_or("/workspace");
+    let cwd = exec.cwd.as_deref().unwrap_or(WORKSPACE);
     std::env::set_current_dir(cwd).map_err(|error| io::Error::other(format!("cannot enter {cwd}: {error}")))?;
     setting.filters.install()?;
 

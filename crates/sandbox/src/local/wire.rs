@@ -166,6 +166,8 @@ pub enum Answer {
 pub const EXIT_FRAME: u8 = 3;
 /// Sent by a follower to kill the command's group.
 pub const KILL: u8 = b'k';
+/// Where the checkout is, in every sandbox of this engine.
+pub const WORKSPACE: &str = "/workspace";
 /// Where commands find the gateway.
 pub const GATEWAY_PORT: u16 = 3128;
 /// Longest request frame.

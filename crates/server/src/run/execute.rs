@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     finish,
-    inside::WORKSPACE,
     log::{LetGo, RunLog},
     prepare::{self, Prepared},
     workspace::{Keeper, Turns},
@@ -156,7 +155,6 @@ impl Story {
                 model: prepared.model.clone(),
                 budget: self.app.config.budget(),
                 env: prepared.env.clone(),
-                workspace: WORKSPACE.to_owned(),
                 same_sandbox: prepared.same_sandbox,
             };
             let outcome = tokio::select! {

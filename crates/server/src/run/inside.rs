@@ -8,9 +8,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 
 use crate::forge::git::{AGENT_EMAIL, AGENT_NAME};
 
-/// Where the checkout is, in every sandbox.
-pub const WORKSPACE: &str = "/workspace";
-/// Where the mirror's objects are, read-only.
+/// The mount of the mirror's objects, read-only.
 pub const MIRROR_OBJECTS: &str = "/opt/codegen/mirror/objects";
 
 const LONG: Duration = Duration::from_secs(30 * 60);
@@ -106,13 +104,14 @@ pub struct Checkout {
 }
 
 impl Checkout {
-    fn exec(&self, script: &str, stdin: Vec<u8>) -> Exec {
+    fn exec(&self, sandbox: &dyn Sandbox, script: &str, stdin: Vec<u8>) -> Exec {
+        let objects = sandbox.mounted(MIRROR_OBJECTS);
         let pairs = [
             ("BRANCH", self.branch.as_str()),
             ("BASE", self.base.as_deref().unwrap_or_default()),
             ("WORK", self.work.as_deref().unwrap_or_default()),
             ("ORIGIN", &self.origin),
-            ("OBJECTS", MIRROR_OBJECTS),
+            ("OBJECTS", &objects),
             ("NAME", AGENT_NAME),
             ("EMAIL", AGENT_EMAIL),
             ("INIT", INIT),
@@ -127,7 +126,7 @@ impl Checkout {
             key: None,
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             env,
-            cwd: Some(WORKSPACE.to_owned()),
+            cwd: None,
             stdin,
             user: User::Agent,
             timeout: Some(LONG),
@@ -150,7 +149,9 @@ impl Checkout {
     /// When a command fails inside; the text has what it said.
     pub async fn check_out(&self, sandbox: &dyn Sandbox) -> Result<()> {
         let script = format!("{INIT}{CHECK_OUT}");
-        succeed(sandbox, self.exec(&script, self.packed_refs())).await.context("checking out the repository")?;
+        succeed(sandbox, self.exec(sandbox, &script, self.packed_refs()))
+            .await
+            .context("checking out the repository")?;
         Ok(())
     }
 
@@ -159,8 +160,9 @@ impl Checkout {
     /// # Errors
     /// When a command fails inside; the text has what it said.
     pub async fn commit_all(&self, sandbox: &dyn Sandbox, message: &str) -> Result<Option<String>> {
-        let done =
-            succeed(sandbox, self.exec(COMMIT, message.as_bytes().to_vec())).await.context("committing the work")?;
+        let done = succeed(sandbox, self.exec(sandbox, COMMIT, message.as_bytes().to_vec()))
+            .await
+            .context("committing the work")?;
         let commit = String::from_utf8_lossy(&done.stdout).trim().to_owned();
         if commit.is_empty() { Ok(None) } else { checked(&commit).map(Some) }
     }
@@ -171,7 +173,7 @@ impl Checkout {
     /// # Errors
     /// When a command fails inside; the text has what it said.
     pub async fn keep(&self, sandbox: &dyn Sandbox, last: Option<&str>) -> Result<Option<(String, String)>> {
-        let mut exec = self.exec(KEEP, vec![]);
+        let mut exec = self.exec(sandbox, KEEP, vec![]);
         exec.env.insert("LAST".to_owned(), last.unwrap_or_default().to_owned());
         let done = succeed(sandbox, exec).await.context("keeping the workspace")?;
         let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
@@ -191,8 +193,11 @@ impl Checkout {
         known: Option<&str>,
     ) -> Result<impl AsyncRead + Send + use<>> {
         let not: String = self.base.as_deref().into_iter().chain(known).map(|known| format!("^{known}\n")).collect();
-        let mut exec =
-            self.exec("exec git pack-objects --revs --thin --stdout -q", format!("{commit}\n{not}").into_bytes());
+        let mut exec = self.exec(
+            &*sandbox,
+            "exec git pack-objects --revs --thin --stdout -q",
+            format!("{commit}\n{not}").into_bytes(),
+        );
         exec.output_cap = Some(8 << 30);
         let mut running = sandbox.start(exec).await.context("packing the run's commits")?;
         let (mut writer, reader) = tokio::io::duplex(256 << 10);
@@ -221,7 +226,7 @@ impl Checkout {
     /// # Errors
     /// When a command fails inside.
     pub async fn patch(&self, sandbox: &dyn Sandbox) -> Result<Vec<u8>> {
-        Ok(succeed(sandbox, self.exec(PATCH, vec![])).await.context("making a patch of the work")?.stdout)
+        Ok(succeed(sandbox, self.exec(sandbox, PATCH, vec![])).await.context("making a patch of the work")?.stdout)
     }
 }
 

@@ -5,8 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context, Result};
 use codegen_sandbox::{EndedBy, Error, Exec, Sandbox, User};
 
-use super::inside::WORKSPACE;
-
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Output that a failure shows.
 const SHOWN: usize = 4_000;
@@ -14,7 +12,7 @@ const SHOWN: usize = 4_000;
 /// The commands come on standard input. The environment is written before and after, the failing line on a third stream.
 const SCRIPT: &str = r#"
 umask 022
-dir=/tmp/.codegen-setup
+dir="$1"; shift
 rm -rf "$dir"; mkdir -p "$dir"; chmod 755 "$dir"
 cat > "$dir/commands"
 env -0 > "$dir/before"
@@ -27,8 +25,8 @@ exec 9>&-
 env -0 > "$dir/after"
 "#;
 
-/// Gives what setup made with other rights to the agent.
-const HAND_OVER: &str = r#"[ "$(id -u)" != 0 ] || { chown -R 1000:1000 /workspace; [ ! -d "$HOME" ] || [ "$HOME" = / ] || chown -R 1000:1000 "$HOME"; }"#;
+/// Gives what setup made as the sandbox's root to the agent. Runs only where that root is the sandbox's own.
+const HAND_OVER: &str = r#"chown -R 1000:1000 "$1"; [ ! -d "$HOME" ] || [ "$HOME" = / ] || chown -R 1000:1000 "$HOME""#;
 
 /// Variables that belong to the shell or to setup's own rights.
 const LEFT_OUT: &[&str] = &["_", "PWD", "OLDPWD", "SHLVL", "HOME", "USER", "LOGNAME", "BASH_ENV"];
@@ -47,11 +45,12 @@ pub struct Setup {
 /// # Errors
 /// When the sandbox fails.
 pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
+    let dir = format!("{}/.codegen-setup", sandbox.scratch());
     let exec = |user| Exec {
         key: None,
-        argv: ["bash", "-c", SCRIPT, "setup"].map(str::to_owned).to_vec(),
+        argv: ["bash", "-c", SCRIPT, "setup", &dir].map(str::to_owned).to_vec(),
         env: as_owner(),
-        cwd: Some(WORKSPACE.to_owned()),
+        cwd: None,
         stdin: commands.as_bytes().to_vec(),
         user,
         timeout: Some(TIMEOUT),
@@ -63,14 +62,17 @@ pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
         started => (User::Setup, started?),
     };
     let done = running.complete().await.context("running the setup commands")?;
-    let simple = |script: &str| Exec {
-        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+    let simple = |argv: &[&str]| Exec {
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         user,
         timeout: Some(TIMEOUT),
         ..Exec::default()
     };
-    let read = |name: &str| simple(&format!("cat /tmp/.codegen-setup/{name}"));
-    sandbox.start(simple(HAND_OVER)).await?.complete().await.context("giving the workspace to the agent")?;
+    let read = |name: &str| simple(&["cat", &format!("{dir}/{name}")]);
+    if user == User::Setup {
+        let hand_over = simple(&["sh", "-c", HAND_OVER, "sh", sandbox.workspace()]);
+        sandbox.start(hand_over).await?.complete().await.context("giving the workspace to the agent")?;
+    }
     if done.exit.code != 0 {
         let failed = sandbox.start(read("failed")).await?.complete().await?.stdout;
         let failed = String::from_utf8_lossy(&failed).into_owned();
