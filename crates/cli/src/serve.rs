@@ -28,6 +28,10 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
         )
         .with_writer(std::io::stderr)
         .init();
+    #[cfg(debug_assertions)]
+    if let Ok(plan) = std::env::var("FAILPOINT") {
+        codegen_server::failpoint::arm(&plan).map_err(|why| anyhow::anyhow!("FAILPOINT: {why}"))?;
+    }
     let mut config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     if let Some(addr) = args.addr {
         config.set_addr(addr);

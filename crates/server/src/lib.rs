@@ -22,7 +22,9 @@ pub mod worker;
 
 pub use api::openapi;
 pub use codegen_sandbox::local::{Caller, Zygote};
+pub use codegen_store::failpoint;
 pub use config::Config;
+pub use worker::Lease;
 
 /// Everything a request or a run needs.
 pub struct App {
@@ -38,6 +40,8 @@ pub struct App {
     pub shutdown: CancellationToken,
     /// This process, among those that had this data directory.
     pub worker_id: String,
+    /// Its right to work on runs.
+    pub lease: Lease,
     /// When it started.
     pub started: Instant,
     pub(crate) requests: api::Requests,
@@ -70,12 +74,16 @@ impl App {
     pub async fn open(config: Config, engine: Arc<dyn Engine>) -> Result<(Arc<Self>, Option<FirstStart>)> {
         let store = Store::open(&config.data_dir).await?;
         let (live, _) = broadcast::channel(4096);
+        let worker_id = token::random(12);
+        let lease =
+            Lease::take(&store, &worker_id, &config.public_url, jiff::Timestamp::now().as_millisecond()).await?;
         let app = Self {
             store,
             engine,
             live,
             shutdown: CancellationToken::new(),
-            worker_id: token::random(12),
+            worker_id,
+            lease,
             started: Instant::now(),
             requests: api::Requests::default(),
             config,

@@ -15,6 +15,7 @@ mod blobs;
 mod claims;
 mod dialect;
 mod effects;
+pub mod failpoint;
 mod log;
 mod orgs;
 mod phase;
@@ -24,6 +25,7 @@ mod row;
 mod runs;
 mod tokens;
 mod users;
+mod workers;
 
 use dialect::{Acknowledge, Job, Pool, Request, Tx, Verdict};
 

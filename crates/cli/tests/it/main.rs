@@ -4,4 +4,5 @@
 mod fixture;
 mod run;
 mod serve;
+mod survive;
 mod tidy;

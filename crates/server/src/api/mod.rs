@@ -38,7 +38,7 @@ use crate::App;
 use error::ApiError;
 
 /// Time for requests under way when the server goes down.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(8);
 
 fn router(app: Arc<App>) -> Router {
     let org = Router::new()

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use codegen_agent::{Error as AgentError, Limit, Outcome, Task, native};
 use codegen_sandbox::Error as SandboxError;
-use codegen_store::{Org, Phase, Reason, Repo, Run, User};
+use codegen_store::{Org, Phase, Reason, Repo, Run, User, failpoint};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -99,12 +99,16 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
         match story.work(&mut prepared, &signals).await {
             Ok(ended) => {
                 if ended == Ended::Done {
+                    failpoint::hit("destroy.before");
                     prepared.destroy(&story).await;
                 }
                 return Ok(ended);
             }
             Err(error) if is_gone(&error) => {
                 let run = story.app.store.run_by_id(story.run.id).await?;
+                if run.attempt != story.run.attempt {
+                    return Err(codegen_store::Error::Fenced.into());
+                }
                 lost = if run.steps == steps { lost + 1 } else { 1 };
                 steps = run.steps;
                 tracing::warn!(run.id = run.id, lost, error = format!("{error:#}"), "run {} lost its sandbox", run.id);

@@ -2,7 +2,7 @@
 //! in the result; the work itself is kept in every case.
 
 use anyhow::{Context, Result};
-use codegen_store::{NewPullRequest, Reason, RunUpdate};
+use codegen_store::{NewPullRequest, Reason, RunUpdate, failpoint};
 use serde_json::{Value, json};
 
 use super::{
@@ -143,7 +143,10 @@ async fn push(story: &Story, git: &Git, commit: &str) -> Result<()> {
         .collect();
     let there = git.mirror.remote_commit(branch, &origin).await?;
     let expected = there.filter(|there| ours.contains(there));
+    story.app.lease.check(store, story.app.now()).await?;
+    failpoint::hit("push.before");
     git.mirror.push(commit, branch, &origin, expected.as_deref()).await?;
+    failpoint::hit("push.after");
     store.settle(&claim, &key, &json!({ "commit": commit }).to_string(), story.app.now()).await?;
     Ok(())
 }
@@ -188,7 +191,10 @@ async fn open_pull_request(
     if app.store.intend(&claim, &key, "pull_request", &intent.to_string(), app.now()).await?.settled_at.is_some() {
         return Ok(None);
     }
+    app.lease.check(&app.store, app.now()).await?;
+    failpoint::hit("pull_request.before");
     let opened = forge.open_or_update(&spec).await?;
+    failpoint::hit("pull_request.after");
     let row = NewPullRequest {
         repo_id: spec.repo_id,
         run_id: spec.run_id,

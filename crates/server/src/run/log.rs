@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use codegen_agent::{Delta, Entry, Log, LogResult};
-use codegen_store::{Claim, LogRow, RunUpdate};
+use codegen_store::{Claim, LogRow, RunUpdate, failpoint};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -141,6 +141,7 @@ impl Log for RunLog {
         }
         let kind = body["kind"].as_str().unwrap_or_default().to_owned();
         let body = body.to_string();
+        failpoint::hit("append.before");
         let append = self.app.store.append_log(&self.claim, &kind, &body, contract, self.app.now());
         if matches!(entry, Entry::Reply(_)) {
             self.spent.add(entry);
@@ -157,6 +158,7 @@ impl Log for RunLog {
         } else {
             append.await?;
         }
+        failpoint::hit("append.after");
         if matches!(entry, Entry::CallFinished { .. }) {
             self.turns.ended();
         }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use codegen_agent::{Entry, Log as _, models::Model};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
-use codegen_store::{Repo, Run, RunUpdate};
+use codegen_store::{Repo, Run, RunUpdate, failpoint};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -288,7 +288,9 @@ async fn open_sandbox(
         env: gate::client_env(),
         gateway: Some(gateway_socket(&app.config.data_dir, &id)),
     };
+    failpoint::hit("sandbox.before");
     let sandbox = app.engine.create(&spec).await.context("creating the sandbox")?;
+    failpoint::hit("sandbox.after");
     if let Some(config) = gate::cargo_config() {
         inside::write_cargo_config(&*sandbox, config).await?;
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use codegen_sandbox::Sandbox;
-use codegen_store::Claim;
+use codegen_store::{Claim, failpoint};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -127,7 +127,9 @@ impl Worker {
         if self.app.store.run_by_id(self.claim.run_id).await?.attempt != self.claim.attempt {
             return Ok(());
         }
+        failpoint::hit("keep.before");
         self.mirror.import_pack(Kept::Workspace(self.claim.run_id), &commit, pack).await?;
+        failpoint::hit("keep.after");
         (self.known, self.last) = (Some(commit), Some(shows));
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Claims queued runs and works on them until told to stop; then lets them go, so that the next start continues them.
 
+mod lease;
 mod reap;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -11,6 +12,8 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::{error, info, warn};
+
+pub use lease::{Lease, Lost};
 
 use crate::{
     App,
@@ -35,6 +38,8 @@ pub async fn run(app: Arc<App>) -> Result<()> {
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();
     let slots = app.config.max_concurrent_runs.max(1);
+    let keeping = app.lease.keep(&app.store, || app.now());
+    tokio::pin!(keeping);
     while !app.shutdown.is_cancelled() {
         while tasks.try_join_next().is_some() {}
         while tasks.len() < slots {
@@ -58,6 +63,11 @@ pub async fn run(app: Arc<App>) -> Result<()> {
         tokio::select! {
             () = app.shutdown.cancelled() => {}
             () = woken(&mut changes) => {}
+            lost = &mut keeping => {
+                tasks.shutdown().await;
+                app.shutdown.cancel();
+                return Err(lost.into());
+            }
             Some(_) = tasks.join_next() => {}
             () = tokio::time::sleep(POLL) => {}
         }
@@ -85,7 +95,11 @@ pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
         app.store.finish_run(&left.claim(), Reason::Cancelled, text, None, app.now()).await?;
     }
     let let_go = app.shutdown.child_token();
-    work_on(app, run, let_go).await
+    let keeping = app.clone();
+    tokio::select! {
+        done = work_on(app, run, let_go) => done,
+        lost = keeping.lease.keep(&keeping.store, || keeping.now()) => Err(lost.into()),
+    }
 }
 
 /// One claimed run in a task of its own, so that a panic ends the run and nothing else.
@@ -130,6 +144,7 @@ fn is_fenced(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
         matches!(e.downcast_ref(), Some(StoreError::Fenced))
             || matches!(e.downcast_ref(), Some(codegen_sandbox::Error::Fenced(_)))
+            || e.is::<Lost>()
     })
 }
 

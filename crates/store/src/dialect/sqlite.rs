@@ -9,7 +9,7 @@ use sqlx::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{BoxFuture, Change, Error, Result};
+use crate::{BoxFuture, Change, Error, Result, failpoint};
 
 /// The driver.
 pub type Db = sqlx::Sqlite;
@@ -22,7 +22,10 @@ pub type Row = sqlx::sqlite::SqliteRow;
 const GROUP: usize = 256;
 
 /// Listed by hand: `sqlx::migrate!` would compile SQLite a second time, for the macro.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "first", include_str!("../../migrations/sqlite/0001_first.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+    (4, "workers", include_str!("../../migrations/sqlite/0004_workers.sql")),
+];
 
 /// The writing connection and what will be announced after its commit.
 pub struct Tx {
@@ -210,7 +213,9 @@ async fn group(
             }
         }
     }
+    failpoint::hit("commit.before");
     sqlx::query("COMMIT").execute(&mut tx.conn).await?;
+    failpoint::hit("commit.after");
     Ok(())
 }
 
