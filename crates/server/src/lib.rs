@@ -140,7 +140,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     let work = tokio::spawn(worker::run(app.clone()));
     let served = api::serve(app.clone(), listener).await;
     app.shutdown.cancel();
-    work.await.context("the worker ended abnormally")?.context("the worker")?;
+    work.await.context("the worker ended abnormally")??;
     app.store.close().await;
     served
 }

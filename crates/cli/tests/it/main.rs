@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod fixture;
+mod full_disk;
 mod run;
 mod serve;
 mod survive;

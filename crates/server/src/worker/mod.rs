@@ -30,10 +30,16 @@ const ROOM: u64 = 32 << 20;
 /// Works until the app's shutdown token is cancelled, then drains.
 ///
 /// # Errors
-/// When the store cannot be asked.
-pub async fn run(app: Arc<App>) -> Result<()> {
+/// [`Lost`] when another process has taken this one's place; then nothing is drained.
+pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     let worker_id = &app.worker_id;
-    reap::reap(&app, worker_id).await?;
+    while let Err(error) = reap::reap(&app, worker_id).await {
+        error!(error = format!("{error:#}"), "taking up the runs of the last process; trying again in {POLL:?}");
+        tokio::select! {
+            () = app.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
     let let_go = app.shutdown.child_token();
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();
@@ -42,7 +48,7 @@ pub async fn run(app: Arc<App>) -> Result<()> {
     tokio::pin!(keeping);
     while !app.shutdown.is_cancelled() {
         while tasks.try_join_next().is_some() {}
-        while tasks.len() < slots {
+        while tasks.len() < slots && app.lease.check(&app.store, app.now()).await.is_ok() {
             match app.store.claim_run(worker_id, app.now()).await {
                 Ok(Some(run)) => {
                     info!(run.id, org.id = run.org_id, attempt = run.attempt, "run {} claimed", run.id);
@@ -66,7 +72,7 @@ pub async fn run(app: Arc<App>) -> Result<()> {
             lost = &mut keeping => {
                 tasks.shutdown().await;
                 app.shutdown.cancel();
-                return Err(lost.into());
+                return Err(lost);
             }
             Some(_) = tasks.join_next() => {}
             () = tokio::time::sleep(POLL) => {}
@@ -88,16 +94,26 @@ pub async fn run(app: Arc<App>) -> Result<()> {
 pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
     let worker_id = &app.worker_id;
     reap::reap(&app, worker_id).await?;
-    let run = app.store.claim_run_by_id(run_id, worker_id, app.now()).await?;
-    let run = run.with_context(|| format!("run {run_id} is not queued"))?;
+    let mut run = app.store.claim_run_by_id(run_id, worker_id, app.now()).await?;
     while let Some(left) = app.store.claim_run(worker_id, app.now()).await? {
         let text = "The process that worked on this run was ended before the run was.";
         app.store.finish_run(&left.claim(), Reason::Cancelled, text, None, app.now()).await?;
     }
     let let_go = app.shutdown.child_token();
     let keeping = app.clone();
+    let work = async {
+        // Given back where the disk was full, it is taken up again.
+        loop {
+            let claimed = run.with_context(|| format!("run {run_id} is not queued"))?;
+            work_on(app.clone(), claimed, let_go.clone()).await?;
+            if app.shutdown.is_cancelled() || app.store.run_by_id(run_id).await?.phase != Phase::Queued {
+                return Ok(());
+            }
+            run = app.store.claim_run_by_id(run_id, worker_id, app.now()).await?;
+        }
+    };
     tokio::select! {
-        done = work_on(app, run, let_go) => done,
+        done = work => done,
         lost = keeping.lease.keep(&keeping.store, || keeping.now()) => Err(lost.into()),
     }
 }

@@ -221,8 +221,8 @@ async fn group(
 
 /// Whether the error says that the disk is full.
 pub fn is_full(error: &sqlx::Error) -> bool {
-    // SQLITE_FULL.
-    error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "13")
+    // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: the index of the write-ahead log could not grow.
+    error.as_database_error().and_then(|e| e.code()).is_some_and(|code| matches!(&*code, "13" | "4874"))
 }
 
 /// The queued run to claim next: of the organization whose turn was longest ago, its oldest. SQLite takes one writer
