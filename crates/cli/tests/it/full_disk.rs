@@ -40,8 +40,9 @@ fn a_run_that_fills_the_disk_goes_on_once_there_is_room() {
     std::fs::create_dir(&data).unwrap();
     let codegen = fixture.codegen();
     let mut shell = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        shell.args(["--user", "--map-root-user"]);
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        shell.args(["--user", "--map-current-user", "--keep-caps"]);
     }
     shell.args(["--mount", "sh", "-e"]).current_dir(fixture.work());
     for (name, value) in codegen.get_envs() {
@@ -58,7 +59,10 @@ fn a_run_that_fills_the_disk_goes_on_once_there_is_room() {
     let mut shell = Shell { process, stdin };
     shell.tell("mount -t tmpfs -o size=96m tmpfs \"$CODEGEN_DATA_DIR\"");
     shell.tell("head -c 48m /dev/zero > \"$CODEGEN_DATA_DIR/ballast\"");
-    shell.tell(&format!("{} serve --addr 127.0.0.1:0 & trap 'kill $!; wait' EXIT", env!("CARGO_BIN_EXE_codegen")));
+    let without_mounts = if root { "" } else { "setpriv --inh-caps=-all --ambient-caps=-all " };
+    let serve = format!("{without_mounts}{} serve --addr 127.0.0.1:0", env!("CARGO_BIN_EXE_codegen"));
+    // The shell's own ends of the pipes are closed, so that they end with the server.
+    shell.tell(&format!("{serve} & trap 'kill $!; wait' EXIT; exec > /dev/null 2>&1"));
 
     let Some(line) = stdout.next() else { panic!("{}", stderr.collect::<Vec<_>>().join("\n")) };
     let url = line.strip_prefix("codegen is at ").unwrap().to_owned();
