@@ -151,18 +151,17 @@ impl Once {
             }
         }
         let run = store.run(self.run.org_id, self.run.id).await?;
-        if let (Some(folder), Some(branch), Some(repo_id)) = (&self.folder, &run.branch, run.repo_id) {
+        let mut branch = run.branch.clone();
+        if let (Some(folder), Some(name), Some(repo_id)) = (&self.folder, &run.branch, run.repo_id) {
             let mirror = git::Mirror::of(&self.app.config.data_dir, repo_id);
-            if let Err(error) = git::copy_branch(&mirror, run.id, folder, branch).await {
-                tracing::error!(%error, "leaving the branch {branch} in {}", folder.display());
-            }
+            branch = Some(git::copy_branch(&mirror, run.id, folder, name).await?);
         }
         let pull_requests = store.pull_requests_of_run(run.org_id, run.id).await?;
         let pushed = store.effects(run.id).await?.iter().any(|e| e.kind == "push" && e.settled_at.is_some());
         Ok(End {
             status: run.status(),
             diff_stat: run.diff_stat.clone(),
-            branch: run.branch.clone(),
+            branch,
             pushed,
             pull_request: pull_requests.first().map(|p| p.url.clone()),
         })

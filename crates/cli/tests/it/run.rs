@@ -39,6 +39,26 @@ fn a_run_starts_from_uncommitted_changes_and_leaves_a_local_branch_and_the_worki
 }
 
 #[test]
+fn a_branch_of_the_same_name_is_left_alone_and_the_work_gets_another() {
+    let fixture = Fixture::new();
+    let script = fixture.mending();
+    for name in ["first", "second"] {
+        // Each data directory counts its runs from 1.
+        let data = fixture.dir.path().join(name);
+        let run =
+            fixture.codegen().env("CODEGEN_DATA_DIR", data).args(["run", "Mend it.", "--script"]).arg(&script).output();
+        assert_eq!(run.as_ref().unwrap().status.code(), Some(0), "{}", text(&run.unwrap()));
+    }
+    let branches = git(&fixture.work(), &["branch", "--list", "codegen/*", "--format=%(refname:short)"]);
+    let branches: Vec<&str> = branches.lines().collect();
+    assert!(matches!(branches[..], [first, second] if second.starts_with(&format!("{first}-"))), "{branches:?}");
+    assert_eq!(
+        git(&fixture.work(), &["show", &format!("{}:total.py", branches[1])]),
+        "def total(xs):\n    return sum(xs)"
+    );
+}
+
+#[test]
 fn json_prints_one_event_a_line() {
     let fixture = Fixture::new();
     let script = fixture.mending();

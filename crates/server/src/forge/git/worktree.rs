@@ -56,19 +56,31 @@ pub async fn snapshot_worktree(folder: &Path) -> Result<String, Error> {
     git.args(commit).line().await
 }
 
-/// Leaves a run's last commit as a branch in the user's folder.
+/// Leaves a run's last commit as a branch in the user's folder and gives the branch's name: with the commit's where the
+/// folder has another branch of that name, for every data directory counts its runs from 1.
 ///
 /// # Errors
-/// When the branch is there with other commits, or checked out.
-pub async fn copy_branch(mirror: &Mirror, run_id: i64, folder: &Path, branch: &str) -> Result<(), Error> {
-    Git::new(format!("leaving the branch {branch} in {}", folder.display()))
+/// When git cannot fetch it.
+pub async fn copy_branch(mirror: &Mirror, run_id: i64, folder: &Path, branch: &str) -> Result<String, Error> {
+    let doing = format!("leaving the branch {branch} in {}", folder.display());
+    let commit = mirror.run_commit(run_id).await?;
+    let commit = commit.ok_or_else(|| Error::Missing(format!("{doing}: the run has no commit")))?;
+    let there = Git::new(doing.clone())
+        .dir(folder)
+        .args(["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}")])
+        .end()
+        .await?;
+    let taken = there.ok && String::from_utf8_lossy(&there.stdout).trim() != commit;
+    let name =
+        if taken { format!("{branch}-{}", commit.chars().take(7).collect::<String>()) } else { branch.to_owned() };
+    Git::new(doing)
         .dir(folder)
         .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--"])
         .args([mirror.dir()])
-        .args([format!("refs/codegen/runs/{run_id}:refs/heads/{branch}")])
+        .args([format!("refs/codegen/runs/{run_id}:refs/heads/{name}")])
         .run()
         .await?;
-    Ok(())
+    Ok(name)
 }
 
 /// Where a run that started from a folder pushes to: the folder's own `origin` where it has one, else the folder.
