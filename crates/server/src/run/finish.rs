@@ -107,9 +107,13 @@ async fn take_out(
     story: &Story,
     git: &Git,
     sandbox: std::sync::Arc<dyn codegen_sandbox::Sandbox>,
-    ending: &Ending,
+    ending: &mut Ending,
 ) -> Result<Option<String>> {
-    let Some(commit) = git.checkout.commit_all(&*sandbox, &message(story, ending)).await? else { return Ok(None) };
+    let committed = git.checkout.commit_all(&*sandbox, &message(story, ending)).await?;
+    if let Some(sentence) = committed.left_out {
+        add(ending, &sentence);
+    }
+    let Some(commit) = committed.commit else { return Ok(None) };
     if git.checkout.base.as_ref() == Some(&commit) {
         return Ok(Some(commit));
     }

@@ -58,7 +58,9 @@ commit="$(git -c commit.gpgsign=false commit-tree ${parent:+-p "$parent"} -m 'Wo
 echo "$commit $tree:$parent"
 "#;
 
-/// Commits what there is, whatever state the agent left git in. Prints the commit, or nothing when there is none.
+/// Commits what there is, whatever state the agent left git in. Prints the commit, or nothing when there is none, and on
+/// the lines after it what was left out: paths that could not be added, warnings on folders, and `@` with new repositories
+/// inside the tree, of which only the commit's name is kept.
 const COMMIT: &str = r#"
 top="$(git rev-parse --show-toplevel 2>/dev/null || true)"
 if [ "$top" != "$PWD" ] || { [ -n "$BASE" ] && ! git rev-parse -q --verify HEAD >/dev/null; }; then
@@ -81,12 +83,26 @@ fi
 if [ -n "$changed" ]; then
     git -c core.hooksPath=/dev/null -c commit.gpgsign=false commit -q --no-verify --cleanup=verbatim -F - >&2
 fi
-git rev-parse -q --verify HEAD || true
+head="$(git rev-parse -q --verify HEAD || true)"
+echo "$head"
+git ls-files --others --modified --exclude-standard 2>&1 | head -n 50
+[ -z "$head" ] || git diff --raw --no-renames "${BASE:-4b825dc642cb6eb9a060e54bf8d69288fbee4904}" HEAD |
+    sed -n 's/^:000000 160000 [0-9a-f.]* [0-9a-f.]* A\t/@/p' | head -n 50
 "#;
 
 const PATCH: &str = r#"
-git add -A && git diff --cached --binary --full-index "${BASE:-4b825dc642cb6eb9a060e54bf8d69288fbee4904}"
+git add -A --ignore-errors || true
+git diff --cached --binary --full-index "${BASE:-4b825dc642cb6eb9a060e54bf8d69288fbee4904}"
 "#;
+
+/// What was committed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The head; none in an empty repository without work.
+    pub commit: Option<String>,
+    /// A sentence on what is in the workspace and not in the commit.
+    pub left_out: Option<String>,
+}
 
 /// What to check out.
 #[derive(Debug, Clone)]
@@ -155,16 +171,18 @@ impl Checkout {
         Ok(())
     }
 
-    /// Commits everything in the workspace and gives the commit at its head; none in an empty repository without work.
+    /// Commits everything in the workspace that git can read.
     ///
     /// # Errors
     /// When a command fails inside; the text has what it said.
-    pub async fn commit_all(&self, sandbox: &dyn Sandbox, message: &str) -> Result<Option<String>> {
+    pub async fn commit_all(&self, sandbox: &dyn Sandbox, message: &str) -> Result<Committed> {
         let done = succeed(sandbox, self.exec(sandbox, COMMIT, message.as_bytes().to_vec()))
             .await
             .context("committing the work")?;
-        let commit = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-        if commit.is_empty() { Ok(None) } else { checked(&commit).map(Some) }
+        let said = String::from_utf8_lossy(&done.stdout);
+        let (commit, left_out) = said.split_once('\n').unwrap_or((&said, ""));
+        let commit = if commit.is_empty() { None } else { Some(checked(commit)?) };
+        Ok(Committed { commit, left_out: left_out_sentence(left_out) })
     }
 
     /// Makes a commit of the workspace beside all branches: the commit and a text that says what it shows. None when that is
@@ -228,6 +246,28 @@ impl Checkout {
     pub async fn patch(&self, sandbox: &dyn Sandbox) -> Result<Vec<u8>> {
         Ok(succeed(sandbox, self.exec(sandbox, PATCH, vec![])).await.context("making a patch of the work")?.stdout)
     }
+}
+
+/// What [`COMMIT`] left out, in words.
+fn left_out_sentence(lines: &str) -> Option<String> {
+    const SHOWN: usize = 10;
+    let reason = |line: &str| {
+        if let Some(path) = line.strip_prefix('@') {
+            return format!("{path} (a git repository of its own: only its commit's name is kept)");
+        }
+        match line.strip_prefix("warning: could not open directory '").and_then(|rest| rest.rsplit_once("': ")) {
+            Some((folder, _)) => format!("{folder} (cannot be read)"),
+            None if line.ends_with('/') => format!("{line} (a git repository of its own, without a commit)"),
+            None => format!("{line} (cannot be read)"),
+        }
+    };
+    let mut left_out: Vec<String> = lines.lines().map(reason).collect();
+    left_out.sort();
+    left_out.dedup();
+    let more = left_out.len().saturating_sub(SHOWN);
+    left_out.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} or more others") } else { String::new() };
+    (!left_out.is_empty()).then(|| format!("Not in the commit: {}{more}.", left_out.join(", ")))
 }
 
 /// Points Cargo at the host's registry, for which it knows no variable.

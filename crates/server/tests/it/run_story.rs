@@ -428,7 +428,7 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |run| run.phase == Phase::Done).await;
     scene.app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
     assert_eq!(
@@ -454,7 +454,7 @@ async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it()
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
     scene.app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
     let waiting = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!((waiting.phase, waiting.crashes), (Phase::Queued, 0));
     scene.app.store.close().await;
@@ -519,7 +519,7 @@ async fn a_run_that_lost_process_and_sandbox_goes_on_in_a_new_one_from_the_last_
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |run| run.phase == Phase::Done).await;
     scene.app.shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
     check_found_again(&done, &scene, &scene.entries(&run, "call_finished").await, &scene.entries(&run, "notice").await);
 }
@@ -533,4 +533,22 @@ async fn without_a_usable_model_a_run_says_what_to_set() {
     let run = scene.work_on(&run).await;
     assert_eq!(run.reason, Some(Reason::Error));
     assert!(result(&run).contains("ANTHROPIC_API_KEY"), "{}", result(&run));
+}
+
+#[tokio::test]
+async fn what_the_commit_leaves_out_is_told() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let command = "echo kept > kept.txt; echo x > secret; chmod 0 secret; mkdir locked; echo x > locked/f; chmod 0 locked
+        git init -q empty; git init -q own; git -C own -c user.name=a -c user.email=b commit -q --allow-empty -m own; echo x > own/f";
+    let run = scene.queue(Some(&repo), &[shell(command), finish("Done.")]).await;
+    let run = scene.work_on(&run).await;
+    let branch = run.branch.clone().unwrap();
+    let files = git(&scene.origin(), &["ls-tree", "--name-only", &branch]);
+    assert_eq!(files.lines().collect::<Vec<_>>(), ["kept.txt", "own", "test_total.py", "total.py"]);
+    assert_eq!(
+        result(&run),
+        "Done.\n\nNot in the commit: empty/ (a git repository of its own, without a commit), locked/ (cannot be read), \
+         own (a git repository of its own: only its commit's name is kept), secret (cannot be read)."
+    );
 }
