@@ -9,7 +9,10 @@ mod upstream;
 
 use std::{
     io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -90,8 +93,14 @@ impl Gateway {
     /// so the folder is what keeps others out. A socket that nobody listens on any more is replaced.
     pub fn listen_with(socket: &Path, policy: Policy, options: Options) -> io::Result<Self> {
         let rules = policy::Rules::compile(&policy)?;
-        remove_stale(socket)?;
-        let listener = UnixListener::bind(socket)?;
+        // Through the folder's descriptor, because the path of a socket may have no more than 107 bytes.
+        let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket's path has no folder"));
+        };
+        let folder = std::fs::File::open(folder)?;
+        let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+        remove_stale(&short, socket)?;
+        let listener = UnixListener::bind(&short)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
 
         // A sandbox that hammers a closed door must not fill the memory: beyond this many unread refusals the rest is dropped.
@@ -160,8 +169,8 @@ async fn accept(listener: UnixListener, proxy: Arc<proxy::Proxy>, connections: A
     }
 }
 
-fn remove_stale(socket: &Path) -> io::Result<()> {
-    let named = |kind, text: &str| io::Error::new(kind, format!("{}: {text}", socket.display()));
+fn remove_stale(socket: &Path, shown: &Path) -> io::Result<()> {
+    let named = |kind, text: &str| io::Error::new(kind, format!("{}: {text}", shown.display()));
     let metadata = match std::fs::symlink_metadata(socket) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use codegen_gateway::{Limits, Options};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use codegen_gateway::{Gateway, Limits, Options};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 use crate::fixture::{Server, gateway, gateway_with, only, open, read_until};
 
@@ -34,6 +37,19 @@ async fn a_slow_head_ends_the_connection() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_socket_deep_in_folders_is_listened_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("x".repeat(120));
+    std::fs::create_dir(&deep).unwrap();
+    let gateway = Gateway::listen(&deep.join("gateway.sock"), open()).unwrap();
+    let beside = folder.path().join("link");
+    std::os::unix::fs::symlink(&deep, &beside).unwrap();
+    UnixStream::connect(beside.join("gateway.sock")).await.unwrap();
+    gateway.close().await;
+    assert!(!deep.join("gateway.sock").exists());
 }
 
 #[tokio::test]
