@@ -162,6 +162,10 @@ pub fn check_origin(origin: &str) -> Result<(), Error> {
         if !matches!(scheme, "http" | "https" | "ssh" | "git" | "file") {
             return bad("only http, https, ssh, git and file addresses and folders are allowed");
         }
+        if scheme == "file" && !rest.starts_with('/') {
+            // Git ignores the host and reads the folder.
+            return bad("a folder's address is file:// and an absolute path");
+        }
         if rest.starts_with('-') || rest.split_once('@').is_some_and(|(_, host)| host.starts_with('-')) {
             return bad("its host starts with `-`");
         }
@@ -240,6 +244,8 @@ mod tests {
             "-oX:r",
             "u@-oX:r",
             "ftp://h/r",
+            "file://srv/r",
+            "FILE:///srv/r",
             "relative/folder",
             "a\nb",
         ] {
