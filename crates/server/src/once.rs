@@ -79,6 +79,9 @@ impl Once {
         let folder = Path::new(&task.origin);
         let folder = folder.is_dir().then(|| folder.canonicalize()).transpose().context("reading the folder")?;
         let origin = folder.as_ref().map_or_else(|| task.origin.clone(), |f| f.display().to_string());
+        if folder.is_none() && !task.origin.contains(':') {
+            bail!("there is no folder {}", task.origin);
+        }
         let (app, _) = open_free(config, zygote).await?;
         let (org, user) = app.store.first_org_and_admin().await?;
         let probe = git::probe(&origin).await?;

@@ -71,13 +71,13 @@ fn compose(files: &[(String, String)]) -> Rules {
     for (((path, content), length), share) in files.iter().zip(&lengths).zip(&shares) {
         let kept: String = content.chars().take(*share).collect();
         // Writing to a String cannot fail.
-        write!(text, "\n<repository-rules file=\"{path}\">\n{}\n", kept.trim_end()).ok();
+        write!(text, "\n<repository-rules file={path:?}>\n{}\n", kept.trim_end()).ok();
         if share < length {
             writeln!(text, "[cut here: {share} of {length} characters are shown; read the file for the rest]").ok();
             cut.push(format!("{path} cut from {length} to {share}"));
         }
         text.push_str("</repository-rules>\n");
-        found.push(path.as_str());
+        found.push(path.escape_debug().to_string());
     }
     let mut notice = format!("Rules from {} are in the prompt.", found.join(", "));
     if !cut.is_empty() {

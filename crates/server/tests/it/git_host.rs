@@ -294,11 +294,11 @@ async fn odd_names_and_links_out_of_the_tree_are_kept_as_they_are() {
 async fn submodules_and_lfs_pointers_are_told() {
     let place = Place::new();
     let mirror = place.mirror();
-    std::fs::write(
-        place.work().join(".gitmodules"),
-        "[submodule \"lib\"]\n\tpath = vendor/lib\n\turl = https://example.com/lib\n",
-    )
-    .unwrap();
+    // Told whether or not .gitmodules names it.
+    let module = place.work().join("vendor/lib");
+    std::fs::create_dir_all(&module).unwrap();
+    git(&module, &["init", "-q"]);
+    commit_file(&module, "lib.txt", "lib\n");
     let commit = commit_file(&place.work(), "data/.gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
     git(&place.work(), &["push", "-q", "origin", "main"]);
     mirror.fetch(&place.origin(), None).await.unwrap();
@@ -319,6 +319,8 @@ async fn a_snapshot_holds_uncommitted_changes_and_touches_nothing() {
     std::fs::write(work.join("a.txt"), "staged\n").unwrap();
     git(&work, &["add", "a.txt"]);
     std::fs::write(work.join("a.txt"), "later\n").unwrap();
+    let own = git::snapshot_worktree(&work.join(".git")).await.unwrap();
+    assert_eq!(own, place.head(), "a .git has no working tree");
     let before =
         (git(&work, &["status", "--porcelain"]), git(&work, &["for-each-ref"]), git(&work, &["show", ":a.txt"]));
     let commit = git::snapshot_worktree(&work).await.unwrap();

@@ -363,13 +363,17 @@ async fn setup_commands_run_in_one_shell_and_leave_their_environment() {
 #[tokio::test]
 async fn rules_of_the_repository_are_told() {
     let scene = Scene::new().await;
+    std::os::unix::fs::symlink("/etc/passwd", scene.work().join("CLAUDE.md")).unwrap();
+    std::fs::create_dir_all(scene.work().join(".cursor/rules")).unwrap();
+    std::fs::write(scene.work().join(".cursor/rules/a\nb.md"), "Odd.\n").unwrap();
     commit_file(&scene.work(), "AGENTS.md", "Always run the tests.\n");
     git(&scene.work(), &["push", "-q", "origin", "main"]);
     let repo = scene.repo(&scene.origin()).await;
     let run = scene.queue(Some(&repo), &[finish("Done.")]).await;
     let run = scene.work_on(&run).await;
     let notices = scene.entries(&run, "notice").await;
-    assert!(notices.iter().any(|n| n["text"].as_str().unwrap().contains("AGENTS.md")), "{notices:?}");
+    let rules = "Rules from AGENTS.md, .cursor/rules/a\\nb.md are in the prompt.";
+    assert!(notices.iter().any(|n| n["text"] == rules), "links are not followed: {notices:?}");
     assert_eq!((run.branch, run.reason), (None, Some(Reason::Complete)), "nothing changed, nothing is pushed");
 }
 

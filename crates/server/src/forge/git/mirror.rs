@@ -389,18 +389,14 @@ impl Mirror {
     /// When git cannot be run.
     pub async fn lacking(&self, commit: &str) -> Result<Vec<String>, Error> {
         let mut lacking = Vec::new();
-        if let Some(modules) = self.read_file(commit, ".gitmodules", 64 << 10).await? {
-            let paths: Vec<&str> = modules
-                .lines()
-                .filter_map(|l| l.trim().strip_prefix("path")?.trim().strip_prefix('='))
-                .map(str::trim)
-                .collect();
-            if !paths.is_empty() {
-                lacking.push(format!(
-                    "The repository has submodules ({}), which are not checked out.",
-                    short_list(&paths)
-                ));
-            }
+        // Folders and commits alone. A repository that was added without .gitmodules is one too.
+        let tree = self.git("looking for submodules").args(["ls-tree", "-r", "-d", commit]).run().await?;
+        let tree = String::from_utf8_lossy(&tree);
+        let modules: Vec<&str> =
+            tree.lines().filter(|l| l.starts_with("160000 ")).filter_map(|l| Some(l.split_once('\t')?.1)).collect();
+        if !modules.is_empty() {
+            lacking
+                .push(format!("The repository has submodules ({}), which are not checked out.", short_list(&modules)));
         }
         let lfs = self
             .git("looking for LFS pointers")

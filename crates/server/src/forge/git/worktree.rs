@@ -15,8 +15,8 @@ pub async fn snapshot_worktree(folder: &Path) -> Result<String, Error> {
     let git = || Git::new(doing.clone()).dir(folder);
     let head = git().args(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).end().await?;
     let head = head.ok.then(|| String::from_utf8_lossy(&head.stdout).trim().to_owned());
-    let bare = git().args(["rev-parse", "--is-bare-repository"]).line().await? == "true";
-    if bare {
+    // A bare repository, or a `.git` itself.
+    if git().args(["rev-parse", "--is-inside-work-tree"]).line().await? != "true" {
         return head.ok_or_else(|| {
             Error::Missing(format!("{shown} has no commit on its HEAD yet; name a branch to start from"))
         });
