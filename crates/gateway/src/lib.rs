@@ -11,7 +11,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileTypeExt, PermissionsExt},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -76,6 +76,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Gateway {
     socket: PathBuf,
+    /// Inode of the socket, which tells it from a later gateway's.
+    inode: u64,
     refusals: Option<mpsc::Receiver<Refusal>>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -90,7 +92,7 @@ impl Gateway {
     /// Listens on a unix socket, with an upstream proxy or other limits.
     ///
     /// Everybody who can reach the socket's folder may connect (the sandbox's processes have ids of their own),
-    /// so the folder is what keeps others out. A socket that nobody listens on any more is replaced.
+    /// so the folder is what keeps others out. A socket that is there is replaced: who owns the sandbox owns its way out.
     pub fn listen_with(socket: &Path, policy: Policy, options: Options) -> io::Result<Self> {
         let rules = policy::Rules::compile(&policy)?;
         // Through the folder's descriptor, because the path of a socket may have no more than 107 bytes.
@@ -99,9 +101,10 @@ impl Gateway {
         };
         let folder = std::fs::File::open(folder)?;
         let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-        remove_stale(&short, socket)?;
+        remove_socket(&short, socket)?;
         let listener = UnixListener::bind(&short)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
+        let inode = std::fs::symlink_metadata(socket)?.ino();
 
         // A sandbox that hammers a closed door must not fill the memory: beyond this many unread refusals the rest is dropped.
         let (sender, refusals) = mpsc::channel(256);
@@ -119,7 +122,7 @@ impl Gateway {
         tasks.spawn(async move {
             accepting.run_until_cancelled(accept(listener, proxy, connections)).await;
         });
-        Ok(Self { socket: socket.to_owned(), refusals: Some(refusals), shutdown, tasks })
+        Ok(Self { socket: socket.to_owned(), inode, refusals: Some(refusals), shutdown, tasks })
     }
 
     /// What was refused, as it happens. The first caller gets it; a later one gets a channel that is already closed.
@@ -141,7 +144,9 @@ impl Gateway {
     fn end(&self) {
         self.shutdown.cancel();
         self.tasks.close();
-        std::fs::remove_file(&self.socket).ok(); // Gone with its folder, or by `close` before `drop`.
+        if std::fs::symlink_metadata(&self.socket).is_ok_and(|meta| meta.ino() == self.inode) {
+            std::fs::remove_file(&self.socket).ok(); // Gone with its folder just now.
+        }
     }
 }
 
@@ -169,18 +174,15 @@ async fn accept(listener: UnixListener, proxy: Arc<proxy::Proxy>, connections: A
     }
 }
 
-fn remove_stale(socket: &Path, shown: &Path) -> io::Result<()> {
-    let named = |kind, text: &str| io::Error::new(kind, format!("{}: {text}", shown.display()));
+fn remove_socket(socket: &Path, shown: &Path) -> io::Result<()> {
     let metadata = match std::fs::symlink_metadata(socket) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Err(named(io::ErrorKind::AlreadyExists, "is there already and is no socket"));
-    }
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        return Err(named(io::ErrorKind::AddrInUse, "another gateway listens here"));
+        let text = format!("{}: is there already and is no socket", shown.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
     std::fs::remove_file(socket)
 }

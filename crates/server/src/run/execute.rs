@@ -169,7 +169,12 @@ impl Story {
                 Ok(outcome) => Ending::from(outcome),
                 Err(AgentError::Log(error)) if error.is::<LetGo>() => return Ok(Ended::LetGo),
                 Err(AgentError::Log(error)) => {
-                    return Err(anyhow::Error::from_boxed(error).context("writing the run's log"));
+                    // As its own type, for the worker tells a full disk and a lost claim from the rest.
+                    let error = match error.downcast::<codegen_store::Error>() {
+                        Ok(error) => anyhow::Error::from(*error),
+                        Err(error) => anyhow::Error::from_boxed(error),
+                    };
+                    return Err(error.context("writing the run's log"));
                 }
                 Err(AgentError::Sandbox(error)) => return Err(error.into()),
             };

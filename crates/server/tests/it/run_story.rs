@@ -432,7 +432,7 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |run| run.phase == Phase::Done).await;
     scene.app.shutdown.cancel();
-    serving.await.unwrap();
+    serving.await.unwrap().unwrap();
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!(done.reason, Some(Reason::Complete), "{} {:?}", result(&done), done.error_cause);
     assert_eq!(
@@ -458,7 +458,7 @@ async fn a_worker_that_goes_down_lets_its_run_go_and_the_next_one_continues_it()
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
     scene.app.shutdown.cancel();
-    serving.await.unwrap();
+    serving.await.unwrap().unwrap();
     let waiting = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!((waiting.phase, waiting.crashes), (Phase::Queued, 0));
     scene.app.store.close().await;
@@ -523,7 +523,7 @@ async fn a_run_that_lost_process_and_sandbox_goes_on_in_a_new_one_from_the_last_
     let serving = tokio::spawn(worker::run(scene.app.clone()));
     scene.until(&run, async |run| run.phase == Phase::Done).await;
     scene.app.shutdown.cancel();
-    serving.await.unwrap();
+    serving.await.unwrap().unwrap();
     let done = scene.app.store.run_by_id(run.id).await.unwrap();
     check_found_again(&done, &scene, &scene.entries(&run, "call_finished").await, &scene.entries(&run, "notice").await);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Error, Mirror, host, local_path, process::Git};
+use super::{Error, Kept, Mirror, host, local_path, process::Git};
 
 /// The folder's working tree, uncommitted and untracked files included, as a commit on top of its HEAD; HEAD itself when nothing differs.
 /// Like `git stash create` it leaves loose objects and nothing else.
@@ -63,7 +63,7 @@ pub async fn snapshot_worktree(folder: &Path) -> Result<String, Error> {
 /// When git cannot fetch it.
 pub async fn copy_branch(mirror: &Mirror, run_id: i64, folder: &Path, branch: &str) -> Result<String, Error> {
     let doing = format!("leaving the branch {branch} in {}", folder.display());
-    let commit = mirror.run_commit(run_id).await?;
+    let commit = mirror.kept(Kept::Run(run_id)).await?;
     let commit = commit.ok_or_else(|| Error::Missing(format!("{doing}: the run has no commit")))?;
     let there = Git::new(doing.clone())
         .dir(folder)
