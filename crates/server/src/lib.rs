@@ -15,6 +15,7 @@ mod api;
 pub mod config;
 pub mod engine;
 pub mod forge;
+pub mod incarnation;
 pub mod once;
 mod run;
 mod token;
@@ -42,6 +43,8 @@ pub struct App {
     pub worker_id: String,
     /// Its right to work on runs.
     pub lease: Lease,
+    /// Which life of its data this directory is in; grows with each restore.
+    pub incarnation: i64,
     /// When it started.
     pub started: Instant,
     pub(crate) requests: api::Requests,
@@ -73,6 +76,7 @@ impl App {
     /// When the data directory cannot be used; the text says what to do.
     pub async fn open(config: Config, engine: Arc<dyn Engine>) -> Result<(Arc<Self>, Option<FirstStart>)> {
         let store = Store::open(&config.data_dir).await?;
+        let incarnation = incarnation::read(&config.data_dir)?;
         let (live, _) = broadcast::channel(4096);
         let worker_id = token::random(12);
         let lease =
@@ -84,6 +88,7 @@ impl App {
             shutdown: CancellationToken::new(),
             worker_id,
             lease,
+            incarnation,
             started: Instant::now(),
             requests: api::Requests::default(),
             config,

@@ -153,7 +153,7 @@ impl Store {
             path: data_dir.to_owned(),
             source,
         })?;
-        let lock = lock(data_dir)?;
+        let lock = DirLock::take(data_dir)?;
         let (readers, conn) = dialect::open(&data_dir.join("codegen.db")).await?;
         let (requests, inbox) = mpsc::channel(1024);
         let (changes, _) = broadcast::channel(4096);
@@ -219,26 +219,44 @@ impl Store {
 /// Whether another process has this data directory. Only a hint: [`Store::open`] decides.
 #[must_use]
 pub fn is_locked(data_dir: &Path) -> bool {
-    data_dir.is_dir() && matches!(lock(data_dir), Err(Error::Locked(_)))
+    data_dir.is_dir() && matches!(DirLock::take(data_dir), Err(Error::Locked(_)))
 }
 
-/// Takes the lock that one process holds on a data directory. It belongs to the open file: a child that is forked
-/// without exec while the store is open would keep it, so such children are made before.
-fn lock(data_dir: &Path) -> Result<std::fs::File> {
-    let path = data_dir.join("lock");
-    let io = |operation| {
-        let path = path.clone();
-        move |source| Error::Io { operation, path, source }
-    };
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(io("opening the lock file"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked(data_dir.to_owned())),
-        Err(std::fs::TryLockError::Error(source)) => Err(io("locking")(source)),
+/// The lock that one process holds on a data directory, stopped or not.
+///
+/// It belongs to the open file, and a process that this one is just starting shares that until its exec. So it is given
+/// up by word: closing the file would leave it with such a child for a moment, and the next start would be refused.
+#[derive(Debug)]
+pub struct DirLock(std::fs::File);
+
+impl DirLock {
+    /// Takes the lock without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process has it.
+    pub fn take(data_dir: &Path) -> Result<Self> {
+        let path = data_dir.join("lock");
+        let io = |operation| {
+            let path = path.clone();
+            move |source| Error::Io { operation, path, source }
+        };
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(io("opening the lock file"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked(data_dir.to_owned())),
+            Err(std::fs::TryLockError::Error(source)) => Err(io("locking")(source)),
+        }
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Cannot fail on a file that is locked; and the file is closed now, which does the same.
+        self.0.unlock().ok();
     }
 }

@@ -120,6 +120,17 @@ async fn an_older_owner_is_refused() {
 }
 
 #[tokio::test]
+async fn the_owner_after_a_restore_outranks_every_attempt_before_it() {
+    let place = Place::new();
+    let before = Fence { incarnation: 0, attempt: 7 };
+    let old = place.create(Spec { fence: before, ..spec("a") }).await;
+    let new = place.engine.attach("a", Fence { incarnation: 1, attempt: 1 }).await.unwrap();
+    assert!(matches!(old.start(sh("true")).await, Err(Error::Fenced(_))));
+    assert!(matches!(place.engine.attach("a", Fence { incarnation: 0, attempt: 8 }).await, Err(Error::Fenced(_))));
+    assert_eq!(run(&*new, sh("true")).await.exit.code, 0);
+}
+
+#[tokio::test]
 async fn the_memory_limit_kills_and_says_so() {
     let place = Place::new();
     let limits = Limits { memory_mib: 64, ..Limits::default() };

@@ -265,7 +265,7 @@ async fn open_sandbox(
     earlier: Option<&str>,
 ) -> Result<(Arc<dyn Sandbox>, Gate, bool)> {
     let app = &story.app;
-    let fence = Fence { incarnation: 0, attempt: story.run.attempt };
+    let fence = Fence { incarnation: app.incarnation, attempt: story.run.attempt };
     if let Some(id) = earlier {
         let gate = Gate::open(story, id)?;
         match app.engine.attach(id, fence).await {

@@ -56,13 +56,6 @@ async fn open(dir: &Path) -> Arc<App> {
     let mut config = Config::defaults(&dir.join("data"));
     config.max_concurrent_runs = 2;
     let engine = engine(&dir.join("data"));
-    // A process that another test is just starting holds our lock between its fork and its exec.
-    let unlocked = async {
-        while codegen_store::is_locked(&config.data_dir) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), unlocked).await.unwrap();
     App::open(config, engine).await.unwrap().0
 }
 

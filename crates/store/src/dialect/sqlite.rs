@@ -1,6 +1,6 @@
 //! SQLite: opening, the one writer with group commit, and the claim.
 
-use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     Connection as _, SqlSafeStr as _,
@@ -9,7 +9,7 @@ use sqlx::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{BoxFuture, Change, Error, Result, failpoint};
+use crate::{BoxFuture, Change, DirLock, Error, Result, failpoint};
 
 /// The driver.
 pub type Db = sqlx::Sqlite;
@@ -127,7 +127,7 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
 /// job under its own savepoint, and acknowledges them after the commit. Holds the lock on the data directory.
 pub async fn write_in_groups(
     conn: SqliteConnection,
-    lock: File,
+    lock: DirLock,
     mut inbox: mpsc::Receiver<Request>,
     changes: broadcast::Sender<Change>,
 ) {
@@ -256,7 +256,7 @@ mod tests {
         sqlx::query(limit).execute(&mut conn).await.unwrap();
         let (requests, inbox) = mpsc::channel(64);
         let (changes, _) = broadcast::channel(64);
-        tokio::spawn(write_in_groups(conn, crate::lock(dir.path()).unwrap(), inbox, changes.clone()));
+        tokio::spawn(write_in_groups(conn, DirLock::take(dir.path()).unwrap(), inbox, changes.clone()));
         let store = Store { readers, requests, changes };
         let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
 

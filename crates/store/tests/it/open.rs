@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use codegen_store::{Error, Store};
 use tempfile::TempDir;
 
@@ -15,6 +20,37 @@ async fn a_second_open_of_a_data_directory_is_refused_until_the_first_is_closed(
     first.close().await;
     assert!(!codegen_store::is_locked(dir.path()));
     Store::open(dir.path()).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_closed_directory_opens_again_also_while_other_programs_are_being_started() {
+    let dir = TempDir::new().unwrap();
+    let ended = Arc::new(AtomicBool::new(false));
+    let starting: Vec<_> = (0..2)
+        .map(|_| {
+            let ended = ended.clone();
+            std::thread::spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..150 {
+        let refused = match Store::open(dir.path()).await {
+            Ok(store) => {
+                store.close().await;
+                None
+            }
+            Err(refused) => Some(refused),
+        };
+        if refused.is_some() {
+            ended.store(true, Ordering::Relaxed);
+        }
+        assert!(refused.is_none(), "{refused:?}");
+    }
+    ended.store(true, Ordering::Relaxed);
+    starting.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 #[tokio::test]
