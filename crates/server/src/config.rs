@@ -31,6 +31,36 @@ pub enum Egress {
     Closed,
 }
 
+/// What is kept of ended runs and of repositories, and for how long; 0 sets no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// Days of full outputs after their run's end.
+    pub outputs_days: u64,
+    /// Full outputs of ended runs together.
+    pub outputs_mib: u64,
+    /// Days of traces after their run's end.
+    pub traces_days: u64,
+    /// Days of mirrors after their last use.
+    pub mirrors_days: u64,
+    /// Mirrors together.
+    pub mirrors_mib: u64,
+    /// Hours of sandboxes after their run's end; 0 ends them with it.
+    pub sandboxes_h: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            outputs_days: 90,
+            outputs_mib: 10 << 10,
+            traces_days: 0,
+            mirrors_days: 30,
+            mirrors_mib: 20 << 10,
+            sandboxes_h: 0,
+        }
+    }
+}
+
 /// All settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -70,6 +100,8 @@ pub struct Config {
     pub max_cost: f64,
     /// Seconds of a run.
     pub max_time_s: u64,
+    /// What is kept, and for how long.
+    pub keep: Keep,
     /// Keys and addresses of models.
     pub models: Keys,
     origins: BTreeMap<&'static str, String>,
@@ -144,6 +176,7 @@ impl Config {
             max_tokens: budget.max_tokens,
             max_cost: budget.max_cost,
             max_time_s: budget.max_time.as_secs(),
+            keep: Keep::default(),
             models: Keys::default(),
             origins: BTreeMap::new(),
         }

@@ -246,6 +246,48 @@ pub static SETTINGS: &[Setting] = &[
         |c| Some(c.max_time_s.to_string()),
         |c, v| above_zero(&mut c.max_time_s, v),
     ),
+    plain(
+        "keep_outputs_days",
+        "Days after a run's end in which the full outputs of its commands are kept (the trace has their ends, the diff stays); `0`: for ever.",
+        "`90`",
+        |c| Some(c.keep.outputs_days.to_string()),
+        |c, v| whole(&mut c.keep.outputs_days, v),
+    ),
+    plain(
+        "max_outputs_mib",
+        "MiB of full outputs of ended runs; beyond, those of the run that ended first go first; `0`: no limit.",
+        "`10240`",
+        |c| Some(c.keep.outputs_mib.to_string()),
+        |c, v| whole(&mut c.keep.outputs_mib, v),
+    ),
+    plain(
+        "keep_traces_days",
+        "Days after a run's end in which its trace is kept; what people wrote, the result and the diff stay; `0`: for ever.",
+        "`0`",
+        |c| Some(c.keep.traces_days.to_string()),
+        |c, v| whole(&mut c.keep.traces_days, v),
+    ),
+    plain(
+        "keep_mirrors_days",
+        "Days in which a repository's mirror is kept without a run; the next run fetches it again, runs' own commits stay; `0`: for ever.",
+        "`30`",
+        |c| Some(c.keep.mirrors_days.to_string()),
+        |c, v| whole(&mut c.keep.mirrors_days, v),
+    ),
+    plain(
+        "max_mirrors_mib",
+        "MiB of mirrors; beyond, the one not used for the longest time goes first, never one of a live run; `0`: no limit.",
+        "`20480`",
+        |c| Some(c.keep.mirrors_mib.to_string()),
+        |c, v| whole(&mut c.keep.mirrors_mib, v),
+    ),
+    plain(
+        "keep_sandboxes_h",
+        "Hours after a run's end in which its sandbox is kept; `0`: it ends with the run.",
+        "`0`",
+        |c| Some(c.keep.sandboxes_h.to_string()),
+        |c, v| whole(&mut c.keep.sandboxes_h, v),
+    ),
     secret(of_vendor(
         "anthropic_api_key",
         "Key for Anthropic's models.",
@@ -334,6 +376,13 @@ fn above_zero(slot: &mut u64, text: &str) -> Result<(), String> {
     // The store keeps numbers as signed ones.
     let number = text.trim().parse().ok().filter(|n| (1..=i64::MAX as u64).contains(n));
     *slot = number.ok_or("must be a whole number above 0")?;
+    Ok(())
+}
+
+/// A number that is days, hours or MiB: small enough to be counted in milliseconds or bytes.
+fn whole(slot: &mut u64, text: &str) -> Result<(), String> {
+    let number = text.trim().parse().ok().filter(|n| *n <= 1_000_000_000);
+    *slot = number.ok_or("must be a whole number, at most 1000000000; 0 for no limit")?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use tracing::info;
 
 mod api;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod forge;
 pub mod incarnation;

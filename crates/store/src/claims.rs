@@ -29,7 +29,8 @@ impl Run {
     }
 }
 
-/// What a worker learned; what is `None` stays as it is.
+/// What a worker learned; what is `None` stays as it is, and counters never fall: a trace that they were added up from
+/// may have been dropped since.
 #[derive(Debug, Clone, Default)]
 pub struct RunUpdate {
     /// [`Run::branch`].
@@ -127,8 +128,10 @@ impl Store {
                 sqlx::query(
                     "UPDATE runs SET branch = COALESCE($2, branch), base_commit = COALESCE($3, base_commit),
                          base_branch = COALESCE($4, base_branch), sandbox_id = COALESCE($5, sandbox_id),
-                         steps = COALESCE($6, steps), tokens_in = COALESCE($7, tokens_in),
-                         tokens_out = COALESCE($8, tokens_out), cost = COALESCE($9, cost),
+                         steps = CASE WHEN $6 > steps THEN $6 ELSE steps END,
+                         tokens_in = CASE WHEN $7 > tokens_in THEN $7 ELSE tokens_in END,
+                         tokens_out = CASE WHEN $8 > tokens_out THEN $8 ELSE tokens_out END,
+                         cost = CASE WHEN $9 > cost THEN $9 ELSE cost END,
                          summary = COALESCE($10, summary), diff_stat = COALESCE($11, diff_stat)
                      WHERE id = $1",
                 )

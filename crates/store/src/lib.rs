@@ -21,6 +21,7 @@ mod orgs;
 mod phase;
 mod pull_requests;
 mod repos;
+mod retention;
 mod row;
 mod runs;
 mod tokens;
@@ -36,6 +37,7 @@ pub use orgs::Org;
 pub use phase::{Phase, Reason};
 pub use pull_requests::{NewPullRequest, PullRequest};
 pub use repos::{NewRepo, Repo};
+pub use retention::{Batch, Dropped, Ended, Space};
 pub use runs::{NewRun, Run, RunFilter};
 pub use tokens::Token;
 pub use users::{Member, NewUser, Role, User};
@@ -71,6 +73,9 @@ pub enum Error {
         /// Newest migration of this build.
         known: i64,
     },
+    /// The database was written by an older codegen, and this is not the moment to migrate it.
+    #[error("the database {} is of an older version: start `codegen serve` of this version once", .0.display())]
+    OlderDatabase(PathBuf),
     /// Another process has the data directory.
     #[error("another codegen is using {}: stop it, or give another data directory with --data-dir", .0.display())]
     Locked(PathBuf),
@@ -134,6 +139,17 @@ pub enum ChangeKind {
     LogAppended,
 }
 
+/// The database's file in a data directory; SQLite keeps two more beside it.
+pub const DATABASE: &str = "codegen.db";
+
+/// Copies the database of a data directory, as it is at one moment, into a new file, while others go on writing.
+///
+/// # Errors
+/// The database's; [`Error::Io`] where there is none.
+pub async fn backup(data_dir: &Path, into: &Path) -> Result<()> {
+    dialect::backup(&data_dir.join(DATABASE), into).await
+}
+
 /// The open database. Clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -154,11 +170,26 @@ impl Store {
             source,
         })?;
         let lock = DirLock::take(data_dir)?;
-        let (readers, conn) = dialect::open(&data_dir.join("codegen.db")).await?;
+        let (readers, conn) = dialect::open(&data_dir.join(DATABASE)).await?;
+        Ok(Self::start(readers, conn, Some(lock)))
+    }
+
+    /// Opens the database beside the process that has the data directory, for the operator's commands: it neither takes
+    /// the lock nor migrates, and whoever writes through it keeps its changes small, so that the other's are not held up.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is no database, [`Error::NewerDatabase`] and [`Error::OlderDatabase`] where it is not of
+    /// this version.
+    pub async fn open_beside(data_dir: &Path) -> Result<Self> {
+        let (readers, conn) = dialect::open_beside(&data_dir.join(DATABASE)).await?;
+        Ok(Self::start(readers, conn, None))
+    }
+
+    fn start(readers: Pool, conn: dialect::Connection, lock: Option<DirLock>) -> Self {
         let (requests, inbox) = mpsc::channel(1024);
         let (changes, _) = broadcast::channel(4096);
         tokio::spawn(dialect::write_in_groups(conn, lock, inbox, changes.clone()));
-        Ok(Self { readers, requests, changes })
+        Self { readers, requests, changes }
     }
 
     /// Finishes what is under way, closes the database and frees the data directory; later calls on any clone fail.

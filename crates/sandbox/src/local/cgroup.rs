@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use super::wire::Cgroups;
+use super::{sys, wire::Cgroups};
 use crate::Limits;
+
+/// The group of codegen's own processes, beside those of its sandboxes.
+const LEAF: &str = "codegen-main";
 
 /// Where sandboxes' groups can be made on this host.
 #[derive(Debug, Clone, Default)]
@@ -49,13 +52,19 @@ impl Host {
         let Some(mount) = mount_of("cgroup2", "") else { return Self::default() };
         let root = rustix::process::geteuid().is_root();
         // Root makes one folder at the top; an ordinary user needs a delegated one (`systemd-run --user --scope -p Delegate=yes`).
-        let home = if root { mount.join("codegen") } else { mount.join(path_of("").unwrap_or_default()) };
+        let own_folder = mount.join(path_of("").unwrap_or_default());
+        // systemd starts a unit with `DelegateSubgroup=` in the leaf already: a group whose children have limits takes no
+        // process itself.
+        let in_leaf = own_folder.ends_with(LEAF);
+        let delegated =
+            if in_leaf { own_folder.parent().map_or(own_folder.clone(), Path::to_owned) } else { own_folder };
+        let home = if root { mount.join("codegen") } else { delegated };
         let prepared = (|| {
             if root {
                 fs::write(mount.join("cgroup.subtree_control"), "+memory +pids").ok(); // usually on already
                 fs::create_dir_all(&home)?;
-            } else {
-                let leaf = home.join("codegen-main");
+            } else if !in_leaf {
+                let leaf = home.join(LEAF);
                 fs::create_dir_all(&leaf)?;
                 fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
             }
@@ -78,6 +87,20 @@ impl Host {
                  Start under a delegated scope: systemd-run --user --scope -p Delegate=yes codegen serve"
                 .into()),
         }
+    }
+
+    /// Groups, by the start and the end of their names.
+    pub fn named(&self, start: &str, end: &str) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = Vec::new();
+        for parent in [&self.memory, &self.pids].into_iter().flatten() {
+            for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.starts_with(start) && name.ends_with(end) && !found.contains(&entry.path()) {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
     }
 
     /// Makes the groups of one sandbox.
@@ -142,6 +165,15 @@ pub fn oom_kills(file: &fs::File) -> u64 {
     let length = rustix::io::pread(file, &mut text, 0).unwrap_or(0);
     let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Kills every process of a group.
+pub fn kill(folder: &Path) {
+    let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    // A process of another pid namespace shows as 0, which would mean our own group.
+    for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
+        sys::kill(pid, libc::SIGKILL).ok(); // it may have ended just now
+    }
 }
 
 /// Removes the groups of a dead sandbox. The kernel may need a moment to let go of the last process.

@@ -125,9 +125,14 @@ impl LocalEngine {
 
     /// Names differ between data directories: sandboxes of two of them may have the same id.
     fn group(&self, id: &str) -> String {
+        format!("codegen-{id}{}", self.group_end())
+    }
+
+    /// What the names of all groups of this data directory end with.
+    fn group_end(&self) -> String {
         let mut hash = DefaultHasher::new();
         self.dir.hash(&mut hash);
-        format!("codegen-{id}-{:08x}", hash.finish() as u32)
+        format!("-{:08x}", hash.finish() as u32)
     }
 
     fn folder(&self, id: &str) -> Result<PathBuf, Error> {
@@ -150,7 +155,16 @@ fn save(folder: &Path, state: &State) -> Result<(), Error> {
 }
 
 fn load(folder: &Path) -> Option<State> {
-    serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
+    let mut state: State = serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()?;
+    if state.pid == 0 {
+        // The engine's process ended while the zygote was making it.
+        let first = fs::read_to_string(folder.join("first")).unwrap_or_default();
+        if let Some((pid, start_time)) = first.split_once(' ') {
+            state.pid = pid.parse().unwrap_or_default();
+            state.start_time = start_time.parse().unwrap_or_default();
+        }
+    }
+    Some(state)
 }
 
 /// The supervisor connects with a mapped id, so the socket is opened to all; its folder keeps others out.
@@ -282,7 +296,10 @@ impl Engine for LocalEngine {
                 .map_err(io_error(format!("ending sandbox {id}")))?;
             cgroup::remove(&cgroups).await.map_err(io_error(format!("removing the cgroups of sandbox {id}")))?;
         }
-        self.order(Order::Remove { folder: folder.clone(), ids }).await?;
+        if let Err(error) = self.order(Order::Remove { folder: folder.clone(), ids }).await {
+            // Two may destroy the same sandbox at once: the run that ended, and who looks for what is left over.
+            return if folder.exists() { Err(error) } else { Ok(()) };
+        }
         match fs::remove_dir(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Io(format!("removing {}", folder.display()), error))
@@ -300,5 +317,34 @@ impl Engine for LocalEngine {
             .collect();
         ids.sort();
         Ok(ids)
+    }
+
+    async fn sweep(&self) -> Result<Vec<String>, Error> {
+        let mut swept = Vec::new();
+        for group in self.groups.named("codegen-", &self.group_end()) {
+            // A sandbox's folder is made before its groups and removed after them.
+            let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let id = name.strip_prefix("codegen-").and_then(|name| name.strip_suffix(&self.group_end()));
+            if id.is_none_or(|id| self.dir.join(id).exists()) {
+                continue;
+            }
+            let cgroups = Cgroups { folders: vec![group.clone()], ..Cgroups::default() };
+            cgroup::kill(&group);
+            match cgroup::remove(&cgroups).await {
+                Ok(()) => swept.push(format!("the control group {}", group.display())),
+                Err(error) => warn!(%error, "removing the control group {}", group.display()),
+            }
+        }
+        let half_made = fs::read_dir(&self.dir).map_err(io_error(format!("listing {}", self.dir.display())))?;
+        for entry in half_made.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let maker = name.strip_prefix(".new-").and_then(|rest| rest.split('-').next());
+            if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                self.order(Order::Remove { folder: entry.path(), ids: self.ids }).await?;
+                fs::remove_dir(entry.path()).map_err(io_error(format!("removing {name}")))?;
+                swept.push(format!("the half-made layer {name}"));
+            }
+        }
+        Ok(swept)
     }
 }

@@ -205,7 +205,12 @@ fn create_sandbox(create: &Create, filters: &Filters) -> Done {
     launch(
         NAMESPACES,
         create.ids,
-        |pid| cgroup::join(&create.cgroups, pid),
+        |pid| {
+            // Whoever asked may be gone by the time it would note this, and the sandbox must be found without it.
+            let start_time = super::start_time(pid).unwrap_or_default();
+            fs::write("first", format!("{pid} {start_time}"))?;
+            cgroup::join(&create.cgroups, pid)
+        },
         |stage| {
             *stage = "copying the host folders' mounts";
             trees.map_or_else(|| root::Trees::copy(create), Ok)
@@ -284,7 +289,7 @@ fn launch<T>(
             drop((go_read, report_write));
             let started = (|| {
                 write_maps(pid, ids).map_err(|error| ("writing the id maps", error))?;
-                prepare(pid).map_err(|error| ("joining cgroups", error))?;
+                prepare(pid).map_err(|error| ("noting its process and joining cgroups", error))?;
                 go_write.write_all(&[1]).map_err(|error| ("starting", error))
             })();
             if let Err((stage, error)) = started {

@@ -1,6 +1,7 @@
 //! Git on the host's side: probing origins, the bare mirror of each repository, packs from sandboxes, pushes.
 //! Never opens a `.git` that a sandbox could have written.
 
+mod keep;
 mod mirror;
 mod process;
 mod worktree;

@@ -57,17 +57,19 @@ pub(super) struct Git {
 }
 
 impl Prepared {
-    /// Ends the sandbox and its way out.
+    /// Ends the sandbox, unless ended runs' sandboxes are kept for a while, and its way out.
     pub async fn destroy(self, story: &Story) {
-        destroy(&story.app, self.sandbox.id()).await;
+        if story.app.config.keep.sandboxes_h == 0 {
+            destroy(&story.app, self.sandbox.id()).await;
+        }
         self.gateway.close().await;
     }
 }
 
-/// Ends a sandbox and its way out; what is left over is removed at the next start.
+/// Ends a sandbox and its way out; what is left over is removed later.
 pub(super) async fn destroy(app: &App, id: &str) {
     if let Err(error) = app.engine.destroy(id).await {
-        tracing::warn!(sandbox.id = id, %error, "destroying the sandbox; it is tried again at the next start");
+        tracing::warn!(sandbox.id = id, %error, "destroying the sandbox; it is tried again later");
     }
     std::fs::remove_file(gateway_socket(&app.config.data_dir, id)).ok(); // It may not have had one.
 }

@@ -1,7 +1,8 @@
 //! Claims queued runs and works on them until told to stop; then lets them go, so that the next start continues them.
 
 mod lease;
-mod reap;
+pub mod reap;
+pub mod retention;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     task::JoinSet,
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 pub use lease::{Lease, Lost};
@@ -40,6 +42,11 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
             () = tokio::time::sleep(POLL) => {}
         }
     }
+    let housekeeping = {
+        let app = app.clone();
+        async move { tokio::join!(reap::keep_clean(&app), retention::keep(&app)) }
+    };
+    let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
     let let_go = app.shutdown.child_token();
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();

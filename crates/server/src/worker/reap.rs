@@ -1,13 +1,39 @@
-//! Puts right what a process left that died: its runs go back to the queue, sandboxes that no live run owns are removed.
-//! Takes no input and is safe at any time.
+//! Puts right what a process left that died: its runs go back to the queue, and what no live run owns is removed: sandboxes
+//! with their processes, control groups and folders, gateways' sockets, mirrors half removed. Takes no input and is safe at
+//! any time, also beside runs that are just being prepared.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use codegen_store::{Error as StoreError, Phase};
+use codegen_sandbox::Engine;
+use codegen_store::{Error as StoreError, Phase, Store};
 use tracing::{info, warn};
 
-use crate::{App, run::run_of_sandbox};
+use crate::{App, disk, forge::git::Mirror, run::run_of_sandbox, worker::retention::millis};
 
-/// Requeues the runs of every worker but `live_worker_id`, and destroys what is left over.
+/// Between two times of looking.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Time that the worker which ended a run has to remove its sandbox itself.
+const GRACE_MS: i64 = 60_000;
+/// A pack that git did not complete for so long is nobody's.
+const PACK_MS: i64 = 24 * 3600 * 1000;
+
+/// Whose a sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// A run that is not done.
+    Live,
+    /// A run that ended, for a while.
+    Kept,
+    /// Nobody's.
+    None,
+}
+
+/// Requeues the runs of every worker but `live_worker_id`, and removes what is left over. For the start, when none of this
+/// worker's runs is under way.
 pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
     let orphans = app
         .store
@@ -17,28 +43,116 @@ pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
     for run in &orphans {
         info!(run.id, phase = run.phase.as_str(), crashes = run.crashes, "run {} lost its worker", run.id);
     }
-    let sandboxes = match app.engine.inventory().await {
-        Ok(sandboxes) => sandboxes,
-        Err(error) => {
-            warn!(%error, "listing sandboxes; what is left over stays until the next start");
-            return Ok(());
+    let kept = kept_ms(app);
+    remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await
+}
+
+/// Removes what is left over, again and again, for as long as it is polled.
+pub(super) async fn keep_clean(app: &App) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let kept = kept_ms(app).max(GRACE_MS);
+        let done = remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await;
+        if let Err(error) = done {
+            warn!(error = format!("{error:#}"), "removing what is left over; it is tried again in a minute");
         }
+    }
+}
+
+/// For how long a sandbox outlives its run.
+pub fn kept_ms(app: &App) -> i64 {
+    i64::try_from(app.config.keep.sandboxes_h).unwrap_or(i64::MAX).saturating_mul(3_600_000)
+}
+
+/// Whose a sandbox is, when sandboxes stay for `kept_ms` after their run's end.
+///
+/// # Errors
+/// The store's.
+pub async fn owner(store: &Store, sandbox_id: &str, kept_ms: i64, now: i64) -> Result<Owner> {
+    let Some(run_id) = run_of_sandbox(sandbox_id) else { return Ok(Owner::None) };
+    let run = match store.run_by_id(run_id).await {
+        Ok(run) => run,
+        Err(StoreError::NotFound) => return Ok(Owner::None),
+        Err(error) => return Err(error).context("looking for a sandbox's run"),
     };
-    for id in sandboxes {
-        let owned = match run_of_sandbox(&id) {
-            Some(run_id) => match app.store.run_by_id(run_id).await {
-                Ok(run) => run.phase != Phase::Done && run.sandbox_id.as_ref() == Some(&id),
-                Err(StoreError::NotFound) => false,
-                Err(error) => return Err(error).context("looking for a sandbox's run"),
-            },
-            None => false,
-        };
-        if !owned {
-            info!(sandbox.id = id, "removing a sandbox that no live run owns");
-            if let Err(error) = app.engine.destroy(&id).await {
-                warn!(sandbox.id = id, %error, "destroying a sandbox; it is tried again at the next start");
+    let is_its = run.sandbox_id.as_deref() == Some(sandbox_id);
+    // A sandbox is the run's only when it is ready; before, it is the one that this attempt is making.
+    let is_made = sandbox_id.split('-').nth(2).and_then(|n| n.parse().ok()) == Some(run.attempt);
+    Ok(match run.phase {
+        Phase::Queued if is_its => Owner::Live,
+        Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing if is_its || is_made => Owner::Live,
+        Phase::Done if (is_its || is_made) && run.ended_at.is_some_and(|at| now.saturating_sub(at) < kept_ms) => {
+            Owner::Kept
+        }
+        Phase::Queued | Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing | Phase::Done => {
+            Owner::None
+        }
+    })
+}
+
+/// Removes sandboxes, sockets and folders that nobody owns.
+///
+/// # Errors
+/// The store's. What cannot be removed is told of and tried again the next time.
+pub async fn remove_leftovers(
+    store: &Store,
+    engine: &dyn Engine,
+    data_dir: &Path,
+    kept_ms: i64,
+    now: i64,
+) -> Result<()> {
+    match engine.inventory().await {
+        Ok(sandboxes) => {
+            for id in sandboxes {
+                if owner(store, &id, kept_ms, now).await? == Owner::None {
+                    info!(sandbox.id = id, "removing a sandbox that no live run owns");
+                    if let Err(error) = engine.destroy(&id).await {
+                        warn!(sandbox.id = id, %error, "destroying a sandbox; it is tried again later");
+                    }
+                }
             }
+        }
+        Err(error) => warn!(%error, "listing sandboxes; what is left over is looked for again later"),
+    }
+    match engine.sweep().await {
+        Ok(swept) => swept.iter().for_each(|what| info!("removed {what}, which no sandbox owns")),
+        Err(error) => warn!(%error, "looking for what sandboxes left"),
+    }
+    for path in leftover_paths(store, data_dir, kept_ms, now).await? {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Ok(()) => info!("removed {}, which a process left", path.display()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => warn!(%error, "removing {}", path.display()),
         }
     }
     Ok(())
+}
+
+/// Files and folders beside the sandboxes that nobody owns.
+///
+/// # Errors
+/// The store's.
+pub async fn leftover_paths(store: &Store, data_dir: &Path, kept_ms: i64, now: i64) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for (name, path) in disk::entries(&data_dir.join("gateways")) {
+        let Some(sandbox_id) = name.strip_suffix(".sock") else { continue };
+        // The sandbox of a socket is looked for by its owner: the socket is there before the folder is.
+        if !data_dir.join("sandboxes").join(sandbox_id).exists()
+            && owner(store, sandbox_id, kept_ms, now).await? == Owner::None
+        {
+            found.push(path);
+        }
+    }
+    let removed = disk::entries(&data_dir.join("mirrors")).into_iter();
+    found.extend(removed.filter(|(name, _)| name.starts_with(".removed-")).map(|(_, path)| path));
+    for (_, mirror) in Mirror::all(data_dir).context("listing mirrors")? {
+        for (name, path) in disk::entries(&mirror.objects().join("pack")) {
+            let modified = std::fs::metadata(&path).and_then(|meta| meta.modified()).map_or(now, millis);
+            if name.starts_with("tmp_") && now.saturating_sub(modified) > PACK_MS {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
 }

@@ -2,4 +2,7 @@
 
 mod sqlite;
 
-pub use sqlite::{Acknowledge, Db, Job, Pool, Request, Row, Tx, Verdict, is_full, next_queued, open, write_in_groups};
+pub use sqlite::{
+    Acknowledge, Connection, Db, Job, Pool, Request, Row, Tx, Verdict, backup, free_bytes, give_back, gives_back,
+    is_full, next_queued, open, open_beside, write_in_groups,
+};

@@ -5,7 +5,10 @@ use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Durati
 use sqlx::{
     Connection as _, SqlSafeStr as _,
     migrate::{Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{
+        SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+        SqliteSynchronous,
+    },
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -15,6 +18,8 @@ use crate::{BoxFuture, Change, DirLock, Error, Result, failpoint};
 pub type Db = sqlx::Sqlite;
 /// Connections that only read.
 pub type Pool = sqlx::SqlitePool;
+/// The connection that writes.
+pub type Connection = SqliteConnection;
 /// A row of an answer.
 pub type Row = sqlx::sqlite::SqliteRow;
 
@@ -22,8 +27,9 @@ pub type Row = sqlx::sqlite::SqliteRow;
 const GROUP: usize = 256;
 
 /// Listed by hand: `sqlx::migrate!` would compile SQLite a second time, for the macro.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+    (3, "retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
     (4, "workers", include_str!("../../migrations/sqlite/0004_workers.sql")),
 ];
 
@@ -67,6 +73,8 @@ impl From<sqlx::Error> for Lost {
 pub enum Request {
     /// Do this and acknowledge after the commit.
     Write(Job),
+    /// Write the database anew, without its empty pages.
+    Rebuild(oneshot::Sender<Result<()>>),
     /// Close the database and free the data directory.
     Close(oneshot::Sender<()>),
 }
@@ -81,23 +89,61 @@ pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
         .mode(0o600)
         .open(path)
         .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
-    let options = SqliteConnectOptions::new()
+    let mut writer = SqliteConnection::connect_with(&options(path)).await?;
+    migrate(path, &mut writer).await?;
+    Ok((readers(path), writer))
+}
+
+/// Opens a database that another process may have open, without migrating it.
+pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
+    must_exist(path)?;
+    let mut writer = SqliteConnection::connect_with(&options(path)).await?;
+    let known = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
+    match version(&mut writer).await? {
+        Some(found) if found > known => return Err(Error::NewerDatabase { path: path.to_owned(), found, known }),
+        Some(found) if found == known => {}
+        Some(_) | None => return Err(Error::OlderDatabase(path.to_owned())),
+    }
+    Ok((readers(path), writer))
+}
+
+fn must_exist(path: &Path) -> Result<()> {
+    let found = std::fs::metadata(path);
+    found.map(drop).map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(path)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(10))
+        // Takes effect in a new database: its empty pages can be given back a few at a time.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("cache_size", "-16384")
-        .pragma("temp_store", "MEMORY");
-    let mut writer = SqliteConnection::connect_with(&options).await?;
-    migrate(path, &mut writer).await?;
-    let readers = SqlitePoolOptions::new()
+        .pragma("temp_store", "MEMORY")
+}
+
+fn readers(path: &Path) -> Pool {
+    SqlitePoolOptions::new()
         .max_connections(8)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .connect_lazy_with(options.pragma("query_only", "ON"));
-    Ok((readers, writer))
+        .connect_lazy_with(options(path).pragma("query_only", "ON"))
+}
+
+/// The version of the newest migration that a database had; none where it never had one.
+async fn version(conn: &mut SqliteConnection) -> Result<Option<i64>> {
+    let migrated: Option<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'")
+            .fetch_optional(&mut *conn)
+            .await?;
+    if migrated.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").fetch_one(&mut *conn).await?))
 }
 
 async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
@@ -108,16 +154,10 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
         })
         .collect();
     let known = migrations.iter().map(|m| m.version).max().unwrap_or(0);
-    let migrated: Option<String> =
-        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'")
-            .fetch_optional(&mut *conn)
-            .await?;
-    if migrated.is_some() {
-        let found: i64 =
-            sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
-        if found > known {
-            return Err(Error::NewerDatabase { path: path.to_owned(), found, known });
-        }
+    if let Some(found) = version(conn).await?
+        && found > known
+    {
+        return Err(Error::NewerDatabase { path: path.to_owned(), found, known });
     }
     Migrator::with_migrations(migrations).run_direct(None, conn, false).await?;
     Ok(())
@@ -127,22 +167,35 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
 /// job under its own savepoint, and acknowledges them after the commit. Holds the lock on the data directory.
 pub async fn write_in_groups(
     conn: SqliteConnection,
-    lock: DirLock,
+    lock: Option<DirLock>,
     mut inbox: mpsc::Receiver<Request>,
     changes: broadcast::Sender<Change>,
 ) {
     let mut tx = Tx { conn, changes: Vec::new() };
     let mut closing = None;
-    while let Some(request) = inbox.recv().await {
+    let mut put_off = None;
+    loop {
+        let request = match put_off.take() {
+            Some(request) => request,
+            None => match inbox.recv().await {
+                Some(request) => request,
+                None => break,
+            },
+        };
         let first = match request {
             Request::Write(job) => job,
+            Request::Rebuild(done) => {
+                // Whoever asked may have stopped waiting.
+                done.send(rebuild(&mut tx.conn).await).ok();
+                continue;
+            }
             Request::Close(done) => {
                 closing = Some(done);
                 break;
             }
         };
         let mut acknowledges = Vec::new();
-        let outcome = group(&mut tx, first, &mut inbox, &mut acknowledges, &mut closing).await;
+        let outcome = group(&mut tx, first, &mut inbox, &mut acknowledges, &mut put_off).await;
         if outcome.is_err() {
             // SQLite may have rolled back by itself, then this one has nothing to do.
             sqlx::query("ROLLBACK").execute(&mut tx.conn).await.ok();
@@ -158,9 +211,6 @@ pub async fn write_in_groups(
                 Err(Lost::Full) => Err(Error::Full),
                 Err(Lost::Db(error)) => Err(Error::Commit(error.clone())),
             });
-        }
-        if closing.is_some() {
-            break;
         }
     }
     if let Err(error) = tx.conn.close().await {
@@ -178,7 +228,7 @@ async fn group(
     first: Job,
     inbox: &mut mpsc::Receiver<Request>,
     acknowledges: &mut Vec<Acknowledge>,
-    closing: &mut Option<oneshot::Sender<()>>,
+    put_off: &mut Option<Request>,
 ) -> Result<(), Lost> {
     if let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await {
         acknowledges.push(first(None).await.1);
@@ -207,7 +257,8 @@ async fn group(
         if acknowledges.len() < GROUP {
             match inbox.try_recv() {
                 Ok(Request::Write(job)) => next = Some(job),
-                Ok(Request::Close(done)) => *closing = Some(done),
+                // Not within a transaction.
+                Ok(other @ (Request::Rebuild(_) | Request::Close(_))) => *put_off = Some(other),
                 // Empty, or every sender has gone.
                 Err(_) => {}
             }
@@ -217,6 +268,46 @@ async fn group(
     sqlx::query("COMMIT").execute(&mut tx.conn).await?;
     failpoint::hit("commit.after");
     Ok(())
+}
+
+/// Copies the database as it is at one moment into a new file, while others write.
+pub async fn backup(path: &Path, into: &Path) -> Result<()> {
+    must_exist(path)?;
+    let mut conn = SqliteConnection::connect_with(&options(path)).await?;
+    let copied = sqlx::query("VACUUM INTO $1").bind(into.to_string_lossy().into_owned()).execute(&mut conn).await;
+    // What was asked for is done or not; the connection has nothing left to write.
+    conn.close().await.ok();
+    copied?;
+    Ok(())
+}
+
+/// Writes the database anew. It can give back empty pages a few at a time afterwards.
+async fn rebuild(conn: &mut SqliteConnection) -> Result<()> {
+    sqlx::query("PRAGMA auto_vacuum = INCREMENTAL").execute(&mut *conn).await?;
+    sqlx::query("VACUUM").execute(&mut *conn).await?;
+    // The main file takes its new size when the write-ahead log is folded into it.
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(conn).await?;
+    Ok(())
+}
+
+/// Gives up to `pages` empty pages back to the file system.
+pub async fn give_back(tx: &mut Tx, pages: u32) -> Result<()> {
+    // Each step of the statement frees one page, so it is read to its end.
+    sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA incremental_vacuum({pages})"))).fetch_all(&mut tx.conn).await?;
+    Ok(())
+}
+
+/// Bytes of pages that hold nothing.
+pub async fn free_bytes(readers: &Pool) -> Result<i64> {
+    let pages: i64 = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(readers).await?;
+    let size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(readers).await?;
+    Ok(pages * size)
+}
+
+/// Whether [`give_back`] works on this database.
+pub async fn gives_back(readers: &Pool) -> Result<bool> {
+    let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(readers).await?;
+    Ok(mode == 2)
 }
 
 /// Whether the error says that the disk is full.
@@ -256,7 +347,7 @@ mod tests {
         sqlx::query(limit).execute(&mut conn).await.unwrap();
         let (requests, inbox) = mpsc::channel(64);
         let (changes, _) = broadcast::channel(64);
-        tokio::spawn(write_in_groups(conn, DirLock::take(dir.path()).unwrap(), inbox, changes.clone()));
+        tokio::spawn(write_in_groups(conn, Some(DirLock::take(dir.path()).unwrap()), inbox, changes.clone()));
         let store = Store { readers, requests, changes };
         let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
 

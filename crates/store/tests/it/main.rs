@@ -4,6 +4,7 @@
 mod claims;
 mod log;
 mod open;
+mod retention;
 mod rows;
 mod writer;
 

@@ -27,7 +27,7 @@ const FORGIVEN: &[&str] = &[
 /// One repository's mirror.
 #[derive(Debug, Clone)]
 pub struct Mirror {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
 }
 
 /// What became of a push.
@@ -58,7 +58,7 @@ impl Kept {
 }
 
 /// Keeps others, of this process and of others, from changing a mirror's refs at the same time.
-struct Lock {
+pub(super) struct Lock {
     _file: File,
 }
 
@@ -78,11 +78,11 @@ impl Mirror {
         self.dir.join("objects")
     }
 
-    fn git(&self, doing: impl Into<String>) -> Git {
+    pub(super) fn git(&self, doing: impl Into<String>) -> Git {
         Git::new(doing).args([std::ffi::OsString::from("--git-dir"), self.dir.clone().into()])
     }
 
-    async fn lock(&self) -> Result<Lock, Error> {
+    pub(super) async fn lock(&self) -> Result<Lock, Error> {
         let path = self.dir.with_extension("lock");
         let doing = "locking the repository's mirror".to_owned();
         let lock = move || {
@@ -91,6 +91,8 @@ impl Mirror {
             }
             let file = File::options().create(true).append(true).open(&path)?;
             file.lock()?;
+            // When the mirror was last used, for those who look for what may go.
+            file.set_modified(std::time::SystemTime::now())?;
             Ok(Lock { _file: file })
         };
         match tokio::task::spawn_blocking(lock).await {
@@ -99,7 +101,7 @@ impl Mirror {
         }
     }
 
-    async fn init(&self) -> Result<(), Error> {
+    pub(super) async fn init(&self) -> Result<(), Error> {
         // The last thing written: without it an earlier start died half-way, and `git init` completes what there is.
         let complete = self.dir.join("codegen-complete");
         if complete.exists() {
@@ -150,6 +152,7 @@ impl Mirror {
                 .run()
         };
         fetch(vec!["+refs/heads/*:refs/heads/*".to_owned(), "+refs/tags/*:refs/tags/*".to_owned()]).await?;
+        self.take_back_runs().await?;
         if let Some(commit) = commit
             && !self.has(commit).await?
         {
