@@ -1,13 +1,17 @@
 //! The `codegen` binary: the server, single runs, and the commands that talk to a server.
 
 mod agent;
+mod backup;
 mod client;
 mod completion;
 mod config;
+mod df;
 mod doctor;
 mod login;
+mod prune;
 mod render;
 mod repo;
+mod restore;
 mod run;
 mod serve;
 
@@ -43,6 +47,14 @@ enum Command {
     Doctor(doctor::Args),
     /// Show the settings and where each comes from
     Config(config::Args),
+    /// Say what uses the disk, and why
+    Df(df::Args),
+    /// Free what is older or more than the settings keep
+    Prune(prune::Args),
+    /// Copy the data directory into one file, while the server runs
+    Backup(backup::Args),
+    /// Make a data directory from a backup
+    Restore(restore::Args),
     /// Print a shell's completion script
     Completion(completion::Args),
 }
@@ -82,6 +94,10 @@ fn main() -> ExitCode {
         Command::Login(args) => without_sandboxes(login::login(args)),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),
+        Command::Df(args) => without_sandboxes(df::df(args)),
+        Command::Prune(args) => with_sandboxes(async |zygote| prune::prune(args, zygote).await),
+        Command::Backup(args) => without_sandboxes(backup::backup(args)),
+        Command::Restore(args) => without_sandboxes(restore::restore(args)),
         Command::Completion(args) => completion::completion(&args),
     };
     ended.unwrap_or_else(|error| {

@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 mod api;
+pub mod backup;
 pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod forge;
 pub mod incarnation;
 pub mod once;
+pub mod prune;
 mod run;
 mod token;
 pub mod worker;

@@ -250,6 +250,29 @@ impl Store {
         .await
     }
 
+    /// Appends a notice to the log of each run that is not done; returns their ids.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tell_live_runs(&self, text: &str, now: i64) -> Result<Vec<i64>> {
+        let text = text.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let ids: Vec<i64> = sqlx::query_scalar(
+                    "SELECT id FROM runs WHERE phase IN ('queued', 'preparing', 'running', 'waiting', 'finishing')
+                     ORDER BY id",
+                )
+                .fetch_all(&mut tx.conn)
+                .await?;
+                for id in &ids {
+                    append_notice(tx, *id, &text, now).await?;
+                }
+                Ok(ids)
+            })
+        })
+        .await
+    }
+
     /// Repositories that a run which is not done works on.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use codegen_sandbox::Engine;
 use codegen_store::{Error as StoreError, Phase, Store};
 use tracing::{info, warn};
 
-use crate::{App, disk, forge::git::Mirror, run::run_of_sandbox, worker::retention::millis};
+use crate::{App, config::Keep, disk, forge::git::Mirror, run::run_of_sandbox, worker::retention::millis};
 
 /// Between two times of looking.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
     for run in &orphans {
         info!(run.id, phase = run.phase.as_str(), crashes = run.crashes, "run {} lost its worker", run.id);
     }
-    let kept = kept_ms(app);
+    let kept = kept_ms(&app.config.keep);
     remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
 pub(super) async fn keep_clean(app: &App) {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let kept = kept_ms(app).max(GRACE_MS);
+        let kept = kept_ms(&app.config.keep).max(GRACE_MS);
         let done = remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await;
         if let Err(error) = done {
             warn!(error = format!("{error:#}"), "removing what is left over; it is tried again in a minute");
@@ -60,8 +60,8 @@ pub(super) async fn keep_clean(app: &App) {
 }
 
 /// For how long a sandbox outlives its run.
-pub fn kept_ms(app: &App) -> i64 {
-    i64::try_from(app.config.keep.sandboxes_h).unwrap_or(i64::MAX).saturating_mul(3_600_000)
+pub fn kept_ms(keep: &Keep) -> i64 {
+    i64::try_from(keep.sandboxes_h).unwrap_or(i64::MAX).saturating_mul(3_600_000)
 }
 
 /// Whose a sandbox is, when sandboxes stay for `kept_ms` after their run's end.

@@ -2,7 +2,6 @@
 //! that people can be shown, and carries it out in batches between which everyone else goes on.
 
 use std::{
-    collections::HashMap,
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };
@@ -80,7 +79,7 @@ pub struct Plan {
 }
 
 /// What went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Freed {
     /// Bytes of outputs.
     pub outputs: u64,
@@ -211,14 +210,6 @@ pub async fn give_back(store: &Store) -> Result<u64> {
         left = now;
     }
     Ok(left.unsigned_abs())
-}
-
-/// The reasons of a plan, by run and by repository.
-impl Plan {
-    /// Why each repository's mirror may go.
-    pub fn mirror_reasons(&self) -> HashMap<i64, &str> {
-        self.mirrors.iter().map(|m| (m.repo_id, m.why.as_str())).collect()
-    }
 }
 
 /// The time of a file in unix milliseconds.

@@ -1,0 +1,46 @@
+//! `codegen df`: what uses the disk in a data directory, and why.
+
+use anyhow::Result;
+use codegen_server::{
+    config::Config,
+    disk::{State, human},
+    prune,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: crate::DataDir,
+}
+
+/// Looks, with a server up or not.
+pub async fn df(args: Args) -> Result<()> {
+    let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
+    let usage = prune::df(&config).await?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&usage)?);
+        return Ok(());
+    }
+    println!("{}{}", usage.data_dir.display(), if usage.in_use { " (a codegen is using it)" } else { "" });
+    for item in &usage.items {
+        let state = match item.state {
+            State::Live => "live",
+            State::Kept => "kept",
+            State::Prunable => "prunable",
+        };
+        let indent = if item.in_database { "  " } else { "" };
+        let run = item.run_id.map(|id| format!(" (run {id})")).unwrap_or_default();
+        let kind = format!("{indent}{}", item.kind);
+        println!("{kind:<11} {:>10}  {state:<8}  {}{run}: {}", human(item.bytes), item.name, item.why);
+    }
+    println!(
+        "{} in all, {} of it prunable with `codegen prune`; the disk has {} free",
+        human(usage.bytes),
+        human(usage.prunable_bytes),
+        human(usage.free_bytes)
+    );
+    Ok(())
+}
