@@ -142,6 +142,8 @@ pub enum ChangeKind {
 /// The database's file in a data directory; SQLite keeps two more beside it.
 pub const DATABASE: &str = "codegen.db";
 
+const LOCK: &str = "lock";
+
 /// Copies the database of a data directory, as it is at one moment, into a new file, while others go on writing.
 ///
 /// # Errors
@@ -250,7 +252,8 @@ impl Store {
 /// Whether another process has this data directory. Only a hint: [`Store::open`] decides.
 #[must_use]
 pub fn is_locked(data_dir: &Path) -> bool {
-    data_dir.is_dir() && matches!(DirLock::take(data_dir), Err(Error::Locked(_)))
+    // Looking leaves nothing: where nobody ever locked, there is no file to lock.
+    data_dir.join(LOCK).is_file() && matches!(DirLock::take(data_dir), Err(Error::Locked(_)))
 }
 
 /// The lock that one process holds on a data directory, stopped or not.
@@ -266,7 +269,7 @@ impl DirLock {
     /// # Errors
     /// [`Error::Locked`] where another process has it.
     pub fn take(data_dir: &Path) -> Result<Self> {
-        let path = data_dir.join("lock");
+        let path = data_dir.join(LOCK);
         let io = |operation| {
             let path = path.clone();
             move |source| Error::Io { operation, path, source }

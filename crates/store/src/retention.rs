@@ -317,7 +317,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn shrinks(&self) -> Result<bool> {
-        dialect::gives_back(&self.readers).await
+        self.write(|tx| Box::pin(dialect::gives_back(tx))).await
     }
 
     /// Writes the whole database anew without its empty pages. Nothing else is written meanwhile, and the disk needs room

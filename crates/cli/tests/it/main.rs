@@ -3,7 +3,9 @@
 
 mod fixture;
 mod full_disk;
+mod keep;
 mod run;
 mod serve;
+mod server;
 mod survive;
 mod tidy;

@@ -2,59 +2,15 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Output, Stdio},
+    process::Stdio,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::fixture::{Fixture, git, text};
-
-struct Server<'a> {
-    fixture: &'a Fixture,
-    process: Child,
-    url: String,
-    token: Option<String>,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl<'a> Server<'a> {
-    fn start(fixture: &'a Fixture, env: &[(&str, &str)]) -> Self {
-        let mut process = fixture
-            .codegen()
-            .args(["serve", "--addr", "127.0.0.1:0"])
-            .envs(env.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let url = lines.next().unwrap().unwrap().strip_prefix("codegen is at ").unwrap().to_owned();
-        Self { fixture, process, url, token: None, lines }
-    }
-
-    fn first(fixture: &'a Fixture, env: &[(&str, &str)]) -> Self {
-        let mut server = Self::start(fixture, env);
-        let line = server.lines.next().unwrap().unwrap();
-        server.token = Some(line.strip_prefix("token (shown once): ").unwrap().to_owned());
-        server
-    }
-
-    fn client(&self, args: &[&str]) -> Output {
-        self.fixture.codegen().args(args).output().unwrap()
-    }
-
-    fn terminate(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-        self.process.wait().unwrap().code()
-    }
-}
-
-impl Drop for Server<'_> {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
+use crate::{
+    fixture::{Fixture, git, text},
+    server::Server,
+};
 
 #[test]
 fn a_new_server_is_logged_in_to_given_a_repository_and_asked_for_a_run() {

@@ -162,21 +162,22 @@ pub async fn plan(store: &Store, data_dir: &Path, limits: &Limits, now: i64) -> 
 pub async fn carry_out(store: &Store, data_dir: &Path, plan: Plan, now: i64) -> Result<Freed> {
     let mut freed = Freed::default();
     let date = jiff::Timestamp::from_millisecond(now).map(|t| t.strftime("%Y-%m-%d").to_string()).unwrap_or_default();
-    for OfRun { ended, why } in plan.outputs {
-        let notice = format!("The full outputs of this run's commands were dropped on {date}: {why}.");
-        loop {
-            let batch = store.drop_outputs(ended, &notice, now).await.context("dropping a run's outputs")?;
-            freed.outputs += batch.bytes.unsigned_abs();
-            if batch.complete {
-                break;
-            }
-        }
-    }
+    // Traces first: what is said about outputs is part of the trace.
     for OfRun { ended, why } in plan.traces {
         let notice = format!("The trace of this run was dropped on {date}: {why}. Its result and its diff are kept.");
         loop {
             let batch = store.drop_trace(ended, &notice, now).await.context("dropping a run's trace")?;
             freed.traces += batch.bytes.unsigned_abs();
+            if batch.complete {
+                break;
+            }
+        }
+    }
+    for OfRun { ended, why } in plan.outputs {
+        let notice = format!("The full outputs of this run's commands were dropped on {date}: {why}.");
+        loop {
+            let batch = store.drop_outputs(ended, &notice, now).await.context("dropping a run's outputs")?;
+            freed.outputs += batch.bytes.unsigned_abs();
             if batch.complete {
                 break;
             }

@@ -6,4 +6,5 @@ mod config;
 mod engine;
 mod git_host;
 mod git_http;
+mod retention;
 mod run_story;

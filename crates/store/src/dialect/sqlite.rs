@@ -304,9 +304,9 @@ pub async fn free_bytes(readers: &Pool) -> Result<i64> {
     Ok(pages * size)
 }
 
-/// Whether [`give_back`] works on this database.
-pub async fn gives_back(readers: &Pool) -> Result<bool> {
-    let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(readers).await?;
+/// Whether [`give_back`] works on this database. Asked of the connection that may have changed it: others do not look again.
+pub async fn gives_back(tx: &mut Tx) -> Result<bool> {
+    let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(&mut tx.conn).await?;
     Ok(mode == 2)
 }
 

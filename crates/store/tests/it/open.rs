@@ -12,6 +12,7 @@ use crate::{Fixture, ada};
 async fn a_second_open_of_a_data_directory_is_refused_until_the_first_is_closed() {
     let dir = TempDir::new().unwrap();
     assert!(!codegen_store::is_locked(dir.path()));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "looking leaves nothing");
     let first = Store::open(dir.path()).await.unwrap();
     assert!(codegen_store::is_locked(dir.path()));
     let Err(refused) = Store::open(dir.path()).await else { panic!("opened twice") };

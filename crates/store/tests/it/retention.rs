@@ -147,3 +147,17 @@ async fn an_operator_drops_beside_the_server_and_neither_waits_for_the_lock() {
     assert!(codegen_store::is_locked(fixture.dir.path()), "the server still has its directory");
     fixture.queue("after").await;
 }
+
+#[tokio::test]
+async fn a_database_that_cannot_give_pages_back_can_after_a_rebuild() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join(codegen_store::DATABASE);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("CREATE TABLE earlier (id INTEGER)").execute(&pool).await.unwrap();
+    pool.close().await;
+    let store = Store::open(dir.path()).await.unwrap();
+    assert!(!store.shrinks().await.unwrap());
+    store.rebuild().await.unwrap();
+    assert!(store.shrinks().await.unwrap());
+}
