@@ -4,11 +4,12 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use codegen_server::{App, Zygote, config::Config};
+use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -54,6 +55,7 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
         println!("token (shown once): {}", first.token);
         println!("next: codegen login --url {} --token {}", app.config.public_url, first.token);
     }
+    tell_systemd(NotifyState::Ready);
     let shutdown = app.shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -61,8 +63,16 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
             _ = tokio::signal::ctrl_c() => {}
         }
         info!("asked to end: draining, running runs go on at the next start");
+        tell_systemd(NotifyState::Stopping);
         shutdown.cancel();
     });
     codegen_server::serve(app, listener).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where systemd started this and asked to be told (`Type=notify`); nothing elsewhere.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "telling systemd");
+    }
 }

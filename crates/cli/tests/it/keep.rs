@@ -347,3 +347,20 @@ fn nothing_is_left_after_runs_that_ended_in_every_way() {
     assert_eq!(groups_of(&ids), Vec::<PathBuf>::new());
     assert_eq!(processes_of(&data, &ids), Vec::<String>::new());
 }
+
+#[test]
+fn systemd_is_told_when_the_server_is_ready_and_when_it_ends() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut buffer = [0; 256];
+    let mut told = || {
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    let server = Server::first(&fixture, &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    assert_eq!(told(), "READY=1");
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(told(), "STOPPING=1");
+}
