@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -202,7 +202,7 @@ pub async fn restore(file: &Path, data_dir: &Path, now: i64) -> Result<Restored>
         .tempdir_in(folder)
         .with_context(|| format!("making a folder in {}", folder.display()))?;
     let new = scratch.path().join("data");
-    fs::create_dir(&new)?;
+    fs::DirBuilder::new().mode(0o700).create(&new)?;
     let (manifest, found) = unpack(file, scratch.path(), &new)?;
     ensure!(manifest.format == FORMAT, "{} is of a newer codegen ({})", file.display(), manifest.codegen);
     ensure!(
