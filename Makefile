@@ -15,7 +15,7 @@ demo: ## Watch an agent mend a failing test in an isolated sandbox
 	@demo/run
 
 test: ## Run every check and every test
-	@scripts/bootstrap
+	@scripts/bootstrap test
 	@$(MAKE) --no-print-directory lint
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --build-jobs $(JOBS); \
 	else set -x; cargo test --workspace --jobs $(JOBS); fi
