@@ -90,7 +90,7 @@ pub struct Client {
 impl Client {
     /// For a server and a token that may not be saved yet.
     pub fn new(url: &str, token: &str, org_id: i64) -> Result<Self> {
-        rustls::crypto::ring::default_provider().install_default().ok(); // An error only says that one is installed.
+        codegen_server::install_tls();
         let http = reqwest::Client::builder()
             .user_agent(concat!("codegen/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))

@@ -84,6 +84,10 @@ pub struct Config {
     pub github_token: Option<SecretString>,
     /// GitHub's API.
     pub github_api_url: String,
+    /// Other hosts that are GitHub: (host, API), the host with its port where only that one is meant.
+    pub github_hosts: Vec<(String, String)>,
+    /// Tokens of those hosts.
+    pub github_host_tokens: Vec<(String, SecretString)>,
     /// What sandboxes may reach.
     pub egress: Egress,
     /// Hosts that sandboxes may reach besides, with `*` as a wildcard.
@@ -168,6 +172,8 @@ impl Config {
             allow_local_repos: true,
             github_token: None,
             github_api_url: "https://api.github.com".to_owned(),
+            github_hosts: Vec::new(),
+            github_host_tokens: Vec::new(),
             egress: Egress::Registries,
             egress_allow: Vec::new(),
             sandbox_memory_mib: limits.memory_mib,

@@ -163,6 +163,32 @@ pub static SETTINGS: &[Setting] = &[
         },
     ),
     plain(
+        "github_hosts",
+        "Other hosts that are GitHub, as `host=API address` (`ghe.example.com=https://ghe.example.com/api/v3`); a list, or separated by commas.",
+        "none",
+        |c| Some(c.github_hosts.iter().map(|(host, api)| format!("{host}={api}")).collect::<Vec<_>>().join(",")),
+        |c, v| {
+            c.github_hosts = per_host(v)?.map(|(host, api)| Ok((host, url(&api)?))).collect::<Result<_, String>>()?;
+            Ok(())
+        },
+    ),
+    secret(plain(
+        "github_host_tokens",
+        "Tokens for those hosts, as `host=token`; a list, or separated by commas. `github_token` is not sent to them.",
+        "none",
+        |c| (!c.github_host_tokens.is_empty()).then(String::new),
+        |c, v| {
+            c.github_host_tokens = per_host(v)?
+                .map(|(host, token)| {
+                    let mut slot = None;
+                    key(&mut slot, &token)?;
+                    Ok((host, slot.unwrap_or_default()))
+                })
+                .collect::<Result<_, String>>()?;
+            Ok(())
+        },
+    )),
+    plain(
         "egress",
         "What sandboxes may reach: `registries` (package registries and the repository's host), `open` (every public host) or `closed`.",
         "`registries`",
@@ -397,6 +423,17 @@ fn flag(text: &str) -> Result<bool, String> {
 #[allow(clippy::unnecessary_wraps, reason = "the table wants the shape")]
 fn on_off(flag: bool) -> Option<String> {
     Some(if flag { "on" } else { "off" }.to_owned())
+}
+
+/// `host=value` of each item of a list.
+fn per_host(text: &str) -> Result<impl Iterator<Item = (String, String)>, String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let pairs: Option<Vec<_>> = items
+        .map(|item| item.split_once('='))
+        .map(|pair| pair.filter(|(host, value)| !host.is_empty() && !host.contains('/') && !value.is_empty()))
+        .map(|pair| pair.map(|(host, value)| (host.trim().to_owned(), value.trim().to_owned())))
+        .collect();
+    Ok(pairs.ok_or("must have the form host=value, or several separated by commas")?.into_iter())
 }
 
 fn hidden(secret: &Option<SecretString>) -> Option<String> {

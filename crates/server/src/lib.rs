@@ -25,6 +25,7 @@ mod token;
 pub mod worker;
 
 pub use api::openapi;
+pub use codegen_agent::models::install_tls;
 pub use codegen_sandbox::local::{Caller, Zygote};
 pub use codegen_store::failpoint;
 pub use config::Config;

@@ -47,13 +47,18 @@ pub(crate) struct Provider {
     pub(crate) patience: Patience,
 }
 
+/// Makes ring the process's cryptography. Whoever makes a `reqwest` client calls it before; again is harmless.
+pub fn install_tls() {
+    // An error means that a provider is installed already, which is all that is wanted.
+    rustls::crypto::ring::default_provider().install_default().ok();
+}
+
 /// The client that all models share.
 pub(crate) fn client() -> Result<Client, reqwest::Error> {
     if let Some(client) = CLIENT.get() {
         return Ok(client.clone());
     }
-    // An error means that a provider is installed already, which is all that is wanted.
-    rustls::crypto::ring::default_provider().install_default().ok();
+    install_tls();
     let client = Client::builder()
         .user_agent(concat!("codegen/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(30))

@@ -11,7 +11,10 @@ mod sse;
 use async_trait::async_trait;
 use serde_json::Value;
 
-pub use self::connect::{ConnectError, Keys, connect, is_known};
+pub use self::{
+    connect::{ConnectError, Keys, connect, is_known},
+    http::install_tls,
+};
 use crate::{Delta, Entry, Reply};
 
 /// What a model is asked.

@@ -4,12 +4,14 @@
 mod keep;
 mod mirror;
 mod process;
+mod push;
 mod worktree;
 
 use std::{path::Path, time::Duration};
 
-pub use mirror::{Kept, Mirror, Pushed};
+pub use mirror::{Kept, Mirror};
 use process::Git;
+pub use push::Pushed;
 pub use worktree::{copy_branch, push_origin, snapshot_worktree};
 
 /// Who commits.
@@ -26,6 +28,9 @@ pub enum Error {
     /// The origin cannot be used; the text says why and what to do.
     #[error("{0}")]
     Unusable(String),
+    /// The origin cannot be reached, or the connection broke off; it may be there again later.
+    #[error("{0}")]
+    Unreachable(String),
     /// The origin refused a push; the text says why.
     #[error("{0}")]
     Rejected(String),
@@ -76,10 +81,13 @@ impl Error {
                 ],
                 "there is no git repository there, or this host may not see it",
             ),
+        ];
+        const PASSING: &[(&[&str], &str)] = &[
             (
                 &[
                     "Could not resolve host",
                     "Failed to connect",
+                    "Couldn't connect",
                     "Connection refused",
                     "Connection timed out",
                     "Network is unreachable",
@@ -87,13 +95,20 @@ impl Error {
                 ],
                 "the origin cannot be reached from this host",
             ),
+            (
+                &["RPC failed", "hung up unexpectedly", "unexpected disconnect", "Connection reset", "early EOF"],
+                "the connection to the origin broke off",
+            ),
         ];
-        for (words, sentence) in KNOWN {
-            if words.iter().any(|w| stderr.contains(w)) {
-                return Self::Unusable(format!("{doing}: {sentence} (git says: {})", last_words(&stderr)));
-            }
+        let sentence = |table: &[(&[&str], &str)]| {
+            let (_, sentence) = table.iter().find(|(words, _)| words.iter().any(|w| stderr.contains(w)))?;
+            Some(format!("{doing}: {sentence} (git says: {})", last_words(&stderr)))
+        };
+        match (sentence(KNOWN), sentence(PASSING)) {
+            (Some(sentence), _) => Self::Unusable(sentence),
+            (None, Some(sentence)) => Self::Unreachable(sentence),
+            (None, None) => Self::Git(doing, last_words(&stderr)),
         }
-        Self::Git(doing, last_words(&stderr))
     }
 }
 

@@ -21,10 +21,13 @@ impl Forge for Local {
 
     async fn find(&self, spec: &PullRequestSpec) -> Result<Option<PullRequest>, Error> {
         let rows = self.store.pull_requests_of_run(spec.org_id, spec.run_id).await?;
-        Ok(rows.into_iter().find(|p| p.forge == self.name() && p.state == "open").map(PullRequest::from))
+        Ok(rows.into_iter().find(|p| p.forge == self.name()).map(PullRequest::from))
     }
 
     async fn open_or_update(&self, spec: &PullRequestSpec) -> Result<PullRequest, Error> {
+        if let Some(closed) = self.find(spec).await?.filter(|found| found.state == "closed") {
+            return Ok(closed);
+        }
         let row = NewPullRequest {
             repo_id: spec.repo_id,
             run_id: spec.run_id,

@@ -65,21 +65,20 @@ pub struct PullRequest {
 pub trait Forge: Send + Sync {
     /// `github`, `local`.
     fn name(&self) -> &'static str;
-    /// The run's open pull request, if there is one.
+    /// The run's newest pull request, whatever its state; an open one before others.
     async fn find(&self, spec: &PullRequestSpec) -> Result<Option<PullRequest>, Error>;
-    /// Opens the run's pull request or brings the open one up to date; asked twice it does nothing more.
+    /// Opens the run's pull request or brings the open one up to date; asked twice it does nothing more. One that a person
+    /// closed is given back as it is.
     async fn open_or_update(&self, spec: &PullRequestSpec) -> Result<PullRequest, Error>;
 }
 
-/// The forge of an origin: GitHub where the origin is there and a token is set, else codegen's own.
+/// The forge of an origin: GitHub where the origin is there and a token for it is set, else codegen's own.
 ///
 /// # Errors
 /// When the HTTP client cannot be made.
 pub fn of_origin(config: &Config, store: &Store, origin: &str) -> Result<Box<dyn Forge>, Error> {
-    if let (Some(token), Some((owner, repo))) =
-        (&config.github_token, github::owner_and_repo(&config.github_api_url, origin))
-    {
-        return Ok(Box::new(GitHub::new(&config.github_api_url, token.clone(), owner, repo)?));
+    if let Some(place) = github::place(config, origin) {
+        return Ok(Box::new(GitHub::new(place)?));
     }
     Ok(Box::new(Local { store: store.clone(), public_url: config.public_url() }))
 }

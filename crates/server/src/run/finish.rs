@@ -93,7 +93,12 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
             Err(error) => match error.downcast::<forge::Error>() {
                 Ok(forge::Error::Store(error)) => return Err(error.into()),
                 Ok(error @ (forge::Error::Refused(_) | forge::Error::Unreachable(_))) => {
-                    add(ending, &format!("The branch {branch} is pushed, but there is no pull request: {error}."));
+                    add(
+                        ending,
+                        &format!(
+                            "The branch {branch} is pushed, but its pull request is not open or not up to date: {error}."
+                        ),
+                    );
                 }
                 Err(error) => return Err(error),
             },
@@ -216,7 +221,13 @@ async fn open_pull_request(
     let note = json!({ "number": opened.number, "url": opened.url, "title": spec.title, "state": opened.state });
     app.store.settle(&claim, &key, &note.to_string(), app.now()).await?;
     log.note("pull_request", note).await?;
-    Ok(None)
+    // A person's decision stands: it is neither opened again nor replaced.
+    Ok((opened.state == "closed").then(|| {
+        format!(
+            "The pull request {} was closed, and stays so; the branch {} has the work.",
+            opened.url, git.checkout.branch
+        )
+    }))
 }
 
 /// Where the branch goes: `codegen run` in a folder means the folder's own origin.

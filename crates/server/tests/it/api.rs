@@ -50,7 +50,7 @@ impl TestApp {
     }
 
     async fn with(env: &[(&str, &str)]) -> Self {
-        rustls::crypto::ring::default_provider().install_default().ok();
+        codegen_server::install_tls();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("script.json"), "{\"turns\":[]}").unwrap();
         // A key that is never used: runs end at the engine.

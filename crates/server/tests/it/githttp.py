@@ -1,7 +1,8 @@
-# git smart HTTP over git-http-backend: githttp.py PORT ROOT [PASSWORD]
-import base64, gzip, os, subprocess, sys
+# git smart HTTP over git-http-backend: githttp.py PORT ROOT; the password is in $GIT_HTTP_PASSWORD, where nobody else reads it.
+# Notes each request in ROOT/requests. While ROOT/break-pushes holds a number above 0, it counts down and the push breaks off.
+import base64, os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-PORT, ROOT, PASS = int(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
+PORT, ROOT, PASS = int(sys.argv[1]), os.path.abspath(sys.argv[2]), os.environ.get('GIT_HTTP_PASSWORD')
 class H(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def body(self):
@@ -11,8 +12,18 @@ class H(BaseHTTPRequestHandler):
                 b += self.rfile.read(n); self.rfile.readline()
             self.rfile.readline(); return b
         return self.rfile.read(int(self.headers.get('Content-Length') or 0))
+    def breaks_off(self, path):
+        if not (self.command == 'POST' and path.endswith('/git-receive-pack')): return False
+        try: left = int(open(ROOT + '/break-pushes').read())
+        except FileNotFoundError: return False
+        if left: open(ROOT + '/break-pushes', 'w').write(str(left - 1))
+        return left > 0
     def run(self):
-        body = self.body(); path, _, query = self.path.partition('?')
+        path, _, query = self.path.partition('?')
+        with open(ROOT + '/requests', 'a') as requests: requests.write(f'{self.command} {self.path}\n')
+        if self.breaks_off(path):
+            self.rfile.read(16); self.close_connection = True; return
+        body = self.body()
         auth = self.headers.get('Authorization', '')
         user, pw = (base64.b64decode(auth[6:]).decode().split(':', 1) if auth.startswith('Basic ') else ('', None))
         if PASS and pw != PASS:

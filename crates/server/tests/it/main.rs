@@ -6,5 +6,7 @@ mod config;
 mod engine;
 mod git_host;
 mod git_http;
+mod github;
+mod github_story;
 mod retention;
 mod run_story;

@@ -28,7 +28,7 @@ fn call(name: &str, input: Value) -> Value {
     json!({ "text": "", "calls": [{ "name": name, "input": input }] })
 }
 
-fn shell(command: &str) -> Value {
+pub fn shell(command: &str) -> Value {
     call("shell", json!({ "command": command }))
 }
 
@@ -38,12 +38,12 @@ fn expecting(text: &str, mut reply: Value) -> Value {
     reply
 }
 
-fn finish(summary: &str) -> Value {
+pub fn finish(summary: &str) -> Value {
     call("finish", json!({ "summary": summary, "success": true }))
 }
 
 /// Sees the test fail, mends the code, sees it pass.
-fn mending() -> Vec<Value> {
+pub fn mending() -> Vec<Value> {
     vec![
         shell("python3 test_total.py"),
         shell("sed -i 's/return 0/return sum(xs)/' total.py"),
@@ -157,7 +157,7 @@ impl Scene {
     }
 }
 
-fn result(run: &Run) -> &str {
+pub fn result(run: &Run) -> &str {
     run.result.as_deref().unwrap_or_default()
 }
 

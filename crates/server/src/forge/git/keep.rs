@@ -62,7 +62,7 @@ impl Mirror {
         Ok(true)
     }
 
-    fn kept(&self) -> (PathBuf, PathBuf) {
+    fn put_aside(&self) -> (PathBuf, PathBuf) {
         (self.dir.with_extension("runs"), self.dir.with_extension("refs"))
     }
 
@@ -73,7 +73,7 @@ impl Mirror {
         if refs.is_empty() {
             return Ok(());
         }
-        let (bundle, list) = self.kept();
+        let (bundle, list) = self.put_aside();
         let own = ["--glob=refs/codegen/*", "--not", "--branches", "--tags"];
         let count =
             self.git(doing).timeout(LONG).args(["rev-list", "--count", "--max-count=1"]).args(own).line().await?;
@@ -87,7 +87,7 @@ impl Mirror {
     /// Takes back what [`Mirror::keep_runs`] put aside; the caller has the lock.
     pub(super) async fn take_back_runs(&self) -> Result<(), Error> {
         let doing = "taking runs' commits back into their mirror";
-        let (bundle, list) = self.kept();
+        let (bundle, list) = self.put_aside();
         let refs = match fs::read_to_string(&list) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             refs => refs.map_err(|e| Error::Io(doing.to_owned(), e))?,

@@ -10,7 +10,7 @@ use tokio::io::AsyncRead;
 
 use super::{Error, address, check_origin, process::Git, without_credentials};
 
-const NETWORK: Duration = Duration::from_secs(30 * 60);
+pub(super) const NETWORK: Duration = Duration::from_secs(30 * 60);
 /// What a diff starts from where a repository had no commit.
 const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 /// Faults of old, well-known histories that harm nobody.
@@ -28,15 +28,6 @@ const FORGIVEN: &[&str] = &[
 #[derive(Debug, Clone)]
 pub struct Mirror {
     pub(super) dir: PathBuf,
-}
-
-/// What became of a push.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// The branch is there now.
-    Now,
-    /// It was there already.
-    Before,
 }
 
 /// Commits that no branch of the origin has, each on a hidden ref.
@@ -263,67 +254,6 @@ impl Mirror {
             self.git(doing).args(["update-ref", "-d", &Kept::Workspace(run_id).name()]).run().await?;
         }
         Ok(())
-    }
-
-    /// Pushes a commit to the run's own branch. `expected` is the last commit that this run pushed there; anything else there is not overwritten.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`] with the origin's reason, [`Error::Unusable`] when it cannot be reached.
-    pub async fn push(
-        &self,
-        commit: &str,
-        branch: &str,
-        origin: &str,
-        expected: Option<&str>,
-    ) -> Result<Pushed, Error> {
-        check_origin(origin)?;
-        let shown = without_credentials(origin);
-        let there = self.remote_commit(branch, origin).await?;
-        if there.as_deref() == Some(commit) {
-            return Ok(Pushed::Before);
-        }
-        let doing = format!("pushing {branch} to {shown}");
-        let ended = self
-            .git(doing.clone())
-            .credentials_of(origin)
-            .timeout(NETWORK)
-            .args(["push", "--porcelain", "--no-verify", "--no-signed", "--recurse-submodules=no"])
-            .args([format!("--force-with-lease=refs/heads/{branch}:{}", expected.unwrap_or_default())])
-            .args(["--", &address(origin), &format!("{commit}:refs/heads/{branch}")])
-            .end()
-            .await?;
-        if ended.ok {
-            return Ok(Pushed::Now);
-        }
-        let report = String::from_utf8_lossy(&ended.stdout);
-        if report.lines().any(|l| l.starts_with('!')) {
-            let why =
-                report.lines().find(|l| l.starts_with('!')).and_then(|l| l.rsplit('\t').next()).unwrap_or("rejected");
-            let remote =
-                ended.stderr.lines().filter_map(|l| l.strip_prefix("remote:")).map(str::trim).filter(|l| !l.is_empty());
-            let remote: String = remote.collect::<Vec<_>>().join(" ").chars().take(500).collect();
-            let why = match why {
-                w if w.contains("stale info") => "someone else has changed the branch there since".to_owned(),
-                w if remote.is_empty() => w.trim().to_owned(),
-                w => format!("{} ({remote})", w.trim()),
-            };
-            return Err(Error::Rejected(format!("{shown} did not take the branch {branch}: {why}")));
-        }
-        Err(Error::of_stderr(doing, ended.stderr))
-    }
-
-    /// The commit that an origin has on a branch.
-    ///
-    /// # Errors
-    /// A sentence when the origin cannot be used.
-    pub async fn remote_commit(&self, branch: &str, origin: &str) -> Result<Option<String>, Error> {
-        check_origin(origin)?;
-        let out = Git::new(format!("looking at {}", without_credentials(origin)))
-            .credentials_of(origin)
-            .args(["ls-remote", "--", &address(origin), &format!("refs/heads/{branch}")])
-            .line()
-            .await?;
-        Ok(out.split_once('\t').map(|(commit, _)| commit.to_owned()))
     }
 
     /// The change from `base` (none: from nothing) to `commit` as a patch that `git apply` takes.
