@@ -149,7 +149,6 @@ pub enum Fault {
 #[derive(Clone)]
 pub struct Asked {
     pub method: Method,
-    pub path: String,
     pub authorization: String,
     pub at: std::time::Instant,
 }
@@ -180,7 +179,7 @@ impl GitHubLike {
         let origin = root.join("acme/demo.git");
         git(&origin, &["config", "http.receivepack", "true"]);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/mirror.py");
-        let mirror = format!("exec python3 '{}' '{}' acme/demo {TOKEN}", script.display(), emulate.url);
+        let mirror = format!("API_TOKEN={TOKEN} python3 '{}' '{}' acme/demo", script.display(), emulate.url);
         write_hook(&origin, "post-receive", &mirror);
         git(dir, &["clone", "-q", origin.to_str().unwrap(), "work"]);
         let work = dir.join("work");
@@ -211,6 +210,17 @@ impl GitHubLike {
 
     pub fn hook(&self, name: &str, script: &str) {
         write_hook(&self.origin(), name, script);
+    }
+
+    /// The next push stays unanswered after the commits have arrived in full, and this is told then.
+    pub fn hold_push(&self) -> Arc<Notify> {
+        let arrived = Arc::new(Notify::new());
+        self.fault(Method::OPTIONS, Fault::Hold(arrived.clone()));
+        let path = self.origin().join("hooks/post-receive");
+        let mirror = std::fs::read_to_string(&path).unwrap();
+        let ask = format!("from urllib.request import *; urlopen(Request('{}', method='OPTIONS'))", self.api_url);
+        std::fs::write(&path, format!("{mirror}exec python3 -c \"{ask}\" 2>/dev/null\n")).unwrap();
+        arrived
     }
 
     /// The branches besides `main`, with their commits.
@@ -272,7 +282,7 @@ fn write_hook(origin: &Path, name: &str, script: &str) {
 async fn pass_on(State(relay): State<Relay>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let authorization = headers.get("authorization").map_or("", |v| v.to_str().unwrap()).to_owned();
     let path = uri.path_and_query().unwrap().to_string();
-    let asked = Asked { method: method.clone(), path: path.clone(), authorization, at: std::time::Instant::now() };
+    let asked = Asked { method: method.clone(), authorization, at: std::time::Instant::now() };
     relay.asked.lock().unwrap().push(asked);
     let fault = {
         let mut faults = relay.faults.lock().unwrap();

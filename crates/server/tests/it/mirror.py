@@ -1,7 +1,7 @@
-# A post-receive hook: mirror.py API OWNER/REPO TOKEN < "OLD NEW REF" lines. Copies what was pushed to a GitHub-like API, object by
+# A post-receive hook: mirror.py API OWNER/REPO < "OLD NEW REF" lines, with the API's token in $API_TOKEN. Copies what was pushed to a GitHub-like API, object by
 # object through its Git Data API, so that the git remote and the API are one repository. The ids must come out the same.
-import base64, json, subprocess, sys, urllib.error, urllib.request
-API, REPO, TOKEN = sys.argv[1:4]
+import base64, json, os, subprocess, sys, urllib.error, urllib.request
+API, REPO, TOKEN = *sys.argv[1:3], os.environ['API_TOKEN']
 def call(method, path, body):
     request = urllib.request.Request(f'{API}/repos/{REPO}/git/{path}', json.dumps(body).encode(), method=method,
                                      headers={'Authorization': f'Bearer {TOKEN}', 'Content-Type': 'application/json'})

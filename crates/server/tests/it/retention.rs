@@ -124,7 +124,7 @@ async fn a_sandbox_that_is_being_made_is_its_runs_and_one_of_an_earlier_attempt_
     assert_eq!(whose(id(1), 0, 10).await, Owner::Live, "made, and not yet recorded");
     let update = RunUpdate { sandbox_id: Some(id(1)), ..RunUpdate::default() };
     store.update_run(&run.claim(), update).await.unwrap();
-    store.release_run(&run.claim()).await.unwrap();
+    store.release_run(&run.claim(), "stopped", 9).await.unwrap();
     assert_eq!(whose(id(1), 0, 10).await, Owner::Live, "a run that waits goes on in it");
     let again = store.claim_run_by_id(run.id, "w", 11).await.unwrap().unwrap();
     assert_eq!(whose(id(1), 0, 12).await, Owner::Live, "it is attached to");
@@ -143,7 +143,7 @@ async fn a_sandbox_that_is_being_made_is_its_runs_and_one_of_an_earlier_attempt_
 async fn a_run_that_waits_does_not_own_what_an_attempt_left_half_made() {
     let scene = Scene::new().await;
     let run = scene.claimed(None).await;
-    scene.store.release_run(&run.claim()).await.unwrap();
+    scene.store.release_run(&run.claim(), "stopped", 9).await.unwrap();
     let id = format!("run-{}-1-0123abcd", run.id);
     assert_eq!(owner(&scene.store, &id, 0, 10).await.unwrap(), Owner::None);
 }
