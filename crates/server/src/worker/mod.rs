@@ -157,9 +157,17 @@ async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::Cancellation
         Some(Err(error)) => ("codegen itself failed on this run; its log has the cause.", error.to_string()),
     };
     error!(run.id = run_id, cause, "run {run_id} failed");
-    match app.store.finish_run(&claim, Reason::Failed, text, Some(&cause), app.now()).await {
-        Ok(()) | Err(StoreError::Fenced) => Ok(()),
-        Err(error) => Err(error).context("recording that a run failed"),
+    loop {
+        match app.store.finish_run(&claim, Reason::Failed, text, Some(&cause), app.now()).await {
+            Ok(()) | Err(StoreError::Fenced) => return Ok(()),
+            // Nobody else ends what a live worker has claimed.
+            Err(StoreError::Full) => {}
+            Err(error) => return Err(error).context("recording that a run failed"),
+        }
+        tokio::select! {
+            () = app.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(POLL) => {}
+        }
     }
 }
 
