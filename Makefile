@@ -17,8 +17,8 @@ demo: ## Watch an agent mend a failing test in an isolated sandbox
 test: ## Run every check and every test
 	@scripts/bootstrap test
 	@$(MAKE) --no-print-directory lint
-	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --build-jobs $(JOBS); \
-	else set -x; cargo test --workspace --jobs $(JOBS); fi
+	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --no-fail-fast --build-jobs $(JOBS); \
+	else set -x; cargo test --workspace --no-fail-fast --jobs $(JOBS); fi
 
 lint: ## Formatting and lints, warnings denied
 	@scripts/lint $(JOBS)

@@ -1,6 +1,6 @@
 //! `codegen completion`: shell completion scripts.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -13,6 +13,9 @@ pub struct Args {
 
 /// Prints the script to standard output.
 pub fn completion(args: &Args) -> Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut crate::Cli::command(), "codegen", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "codegen", &mut script);
+    // A closed pipe is the reader's wish to see no more.
+    std::io::stdout().write_all(&script).ok();
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ mod restore;
 mod run;
 mod serve;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -84,6 +84,22 @@ fn async_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
 }
 
+/// Whether a stream is a terminal whose user wants colours.
+fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// An error with its causes; one whose words its parent has said already is left out.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Serve(args) => with_sandboxes(async |zygote| serve::serve(args, zygote).await),
@@ -101,7 +117,7 @@ fn main() -> ExitCode {
         Command::Completion(args) => completion::completion(&args),
     };
     ended.unwrap_or_else(|error| {
-        eprintln!("codegen: {error:#}");
+        eprintln!("codegen: {}", in_words(&error));
         ExitCode::FAILURE
     })
 }

@@ -1,6 +1,6 @@
 //! A run's trace as lines for a person in a terminal.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub struct Renderer {
 impl Renderer {
     /// `json` gives one JSON object a line instead of text.
     pub fn new(json: bool) -> Self {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colour = crate::colours(&std::io::stdout());
         Self { json, colour, tokens: 0, cost: 0.0, steps: 0 }
     }
 
@@ -27,7 +27,7 @@ impl Renderer {
     pub fn event(&mut self, kind: &str, body: &Value) {
         let mut out = std::io::stdout().lock();
         // A closed pipe is the reader's wish to see no more; the run goes on.
-        if self.json { writeln!(out, "{body}") } else { self.text(&mut out, kind, body) }.ok();
+        if self.json { writeln!(out, "{body}") } else { self.text(&mut out, kind, &plain(body)) }.ok();
         out.flush().ok();
     }
 
@@ -97,6 +97,33 @@ impl Renderer {
     }
 }
 
+/// A body without what a terminal would obey: its words come from models, commands and repositories.
+fn plain(body: &Value) -> Value {
+    match body {
+        Value::String(text) => Value::String(plain_text(text)),
+        Value::Array(items) => items.iter().map(plain).collect(),
+        Value::Object(fields) => Value::Object(fields.iter().map(|(key, value)| (key.clone(), plain(value))).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => body.clone(),
+    }
+}
+
+fn plain_text(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' | '\t' => kept.push(c),
+            // A whole sequence such as a colour; of others the rest is harmless without its beginning.
+            '\x1b' if chars.next_if_eq(&'[').is_some() => {
+                while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
+            }
+            c if c.is_control() => {}
+            c => kept.push(c),
+        }
+    }
+    kept
+}
+
 /// A tool call as what it is: a command as a command, a file tool by its path.
 fn call_line(name: &str, input: &Value) -> String {
     let field = |key: &str| input[key].as_str().unwrap_or_default();
@@ -106,5 +133,18 @@ fn call_line(name: &str, input: &Value) -> String {
         "glob" | "grep" => format!("{name} {}", field("pattern")),
         "finish" => "finish".to_owned(),
         _ => format!("{name} {input}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::plain;
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey_is_shown() {
+        let body = json!({"output": ["\x1b[31mred\x1b[0m\tand\nnext", "\x1b]0;title\x07 \u{9b}2J\r\x08", "\x1b", "\x1b["], "n": 1});
+        assert_eq!(plain(&body), json!({"output": ["red\tand\nnext", "]0;title 2J", "", ""], "n": 1}));
     }
 }

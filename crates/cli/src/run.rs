@@ -44,6 +44,7 @@ pub struct Args {
 pub async fn run(args: Args, zygote: Zygote) -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG").unwrap_or_else(|_| "error".into()))
+        .with_ansi(crate::colours(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;

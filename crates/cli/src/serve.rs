@@ -27,6 +27,7 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
             tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG")
                 .unwrap_or_else(|_| "info,sqlx=warn,hyper=warn".into()),
         )
+        .with_ansi(crate::colours(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
     #[cfg(debug_assertions)]

@@ -121,7 +121,7 @@ pub enum Error {
     #[error("{} is not valid TOML", .0.display())]
     Toml(PathBuf, #[source] toml::de::Error),
     /// No such setting.
-    #[error("unknown setting `{name}` in {place}; did you mean `{nearest}`?")]
+    #[error("unknown setting `{name}` in {place}; did you mean `{nearest}`? (`codegen config show` lists all)")]
     Unknown {
         /// As it is written.
         name: String,
@@ -310,7 +310,7 @@ impl Config {
         };
         let place = path.display().to_string();
         for (key, value) in text.parse::<toml::Table>().map_err(|error| Error::Toml(path.to_owned(), error))? {
-            let known = SETTINGS.iter().find(|setting| setting.key == key && key != "data_dir");
+            let known = SETTINGS.iter().find(|setting| setting.key == key);
             let setting = known.ok_or_else(|| {
                 let keys = SETTINGS.iter().map(|setting| setting.key.to_owned()).filter(|key| key != "data_dir");
                 Error::Unknown { nearest: nearest(&key, keys).1, name: key.clone(), place: place.clone() }
