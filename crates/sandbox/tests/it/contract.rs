@@ -288,3 +288,41 @@ async fn a_server_that_is_killed() {
     rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
     std::future::pending::<()>().await;
 }
+
+#[tokio::test]
+async fn a_sandbox_whose_maker_ended_before_it_noted_the_process_is_destroyed_with_it() {
+    let place = Place::new();
+    place.create(spec("a")).await;
+    let state = place.dir.path().join("sandboxes/a/state.json");
+    let mut noted: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    let process = std::path::Path::new("/proc").join(noted["pid"].to_string());
+    assert!(process.exists());
+    (noted["pid"], noted["start_time"]) = (0.into(), 0.into());
+    std::fs::write(&state, noted.to_string()).unwrap();
+    place.engine.destroy("a").await.unwrap();
+    assert!(!process.exists());
+    assert!(place.engine.inventory().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn groups_without_a_sandbox_are_swept_and_those_of_a_sandbox_are_not() {
+    if !limited_by_cgroups() {
+        return;
+    }
+    let place = Place::new();
+    place.create(spec("old")).await;
+    let state = std::fs::read(place.dir.path().join("sandboxes/old/state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let folders = state["cgroups"]["folders"].as_array().unwrap();
+    let folders: Vec<std::path::PathBuf> = folders.iter().map(|f| f.as_str().unwrap().into()).collect();
+    place.engine.destroy("old").await.unwrap();
+    assert!(folders.iter().all(|folder| !folder.exists()));
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let live = place.create(spec("live")).await;
+    assert_eq!(place.engine.sweep().await.unwrap().len(), folders.len());
+    assert!(folders.iter().all(|folder| !folder.exists()));
+    assert_eq!(run(&*live, sh("true")).await.exit.code, 0);
+    assert!(place.engine.sweep().await.unwrap().is_empty());
+}

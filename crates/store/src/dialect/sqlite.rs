@@ -101,7 +101,8 @@ pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
     let known = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
     match version(&mut writer).await? {
         Some(found) if found > known => return Err(Error::NewerDatabase { path: path.to_owned(), found, known }),
-        Some(found) if found == known => {}
+        // Versions that were in the making at the same time need not have come in their order.
+        Some(found) if found == known && applied(&mut writer).await? == MIGRATIONS.len() as i64 => {}
         Some(_) | None => return Err(Error::OlderDatabase(path.to_owned())),
     }
     Ok((readers(path), writer))
@@ -132,6 +133,10 @@ fn readers(path: &Path) -> Pool {
         .max_lifetime(None)
         .test_before_acquire(false)
         .connect_lazy_with(options(path).pragma("query_only", "ON"))
+}
+
+async fn applied(conn: &mut SqliteConnection) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(conn).await?)
 }
 
 /// The version of the newest migration that a database had; none where it never had one.
