@@ -13,8 +13,8 @@ use crate::{
     server::Server,
 };
 
-/// Waits until the workspace has a file `go`, which it has only when a later attempt's `touch` made it.
-const WAITS: &str = "echo once >> log.txt; while [ ! -e go ]; do read -t 0.05 x < /dev/zero || true; done";
+/// Goes on for a while by itself, so that what happens meanwhile finds it under way.
+const WAITS: &str = "echo once >> log.txt; for i in $(seq 100); do read -t 0.05 x < /dev/zero || true; done";
 
 fn calls(commands: &[&str]) -> Value {
     let mut replies: Vec<Value> = commands
@@ -147,7 +147,7 @@ fn a_backup_taken_in_the_middle_of_a_run_is_restored_elsewhere_and_the_run_goes_
     let server = Server::logged_in(&fixture, &env);
     let token = server.token.clone().unwrap();
     let repo = server.add_repo();
-    let id = server.run_until(&repo, &["go ]"]);
+    let id = server.run_until(&repo, &["seq 100"]);
     let into = fixture.dir.path().join("backup.tar");
     let made = server.json(&["backup", into.to_str().unwrap()]);
     assert_eq!(made["mirrors"], 1, "{made:#}");
@@ -225,7 +225,7 @@ fn a_second_server_is_refused_while_the_first_is_stopped_and_the_directory_is_fr
 fn a_sandbox_outlives_a_server_that_is_ended_alone_and_the_next_one_attaches_to_it() {
     for signal in [Signal::TERM, Signal::KILL] {
         let fixture = Fixture::new();
-        let waits = model(&fixture, &[WAITS, "touch go"]);
+        let waits = model(&fixture, &[WAITS, "echo after"]);
         let env = [("CODEGEN_DEFAULT_MODEL", waits.as_str())];
         let mut server = Server::logged_in(&fixture, &env);
         let token = server.token.take().unwrap();
@@ -302,7 +302,7 @@ fn nothing_is_left_after_runs_that_ended_in_every_way() {
     assert!(!unprepared.status.success(), "{}", text(&unprepared));
     drop(server);
 
-    let waits = model(&fixture, &[WAITS, "touch go"]);
+    let waits = model(&fixture, &[WAITS, "echo after"]);
     let env = [("CODEGEN_DEFAULT_MODEL", waits.as_str())];
     let mut server = Server::start(&fixture, &env);
     server.log_in(&token);
