@@ -6,7 +6,7 @@ use crate::{
     Change, ChangeKind, Error, Phase, Reason, Result, Run, Store,
     dialect::{self, Db, Tx},
     log::append,
-    runs::{end, full_run},
+    runs::{end, full_run, queue_again},
 };
 
 /// A run that lost its worker more often than this without progress is given up.
@@ -211,6 +211,18 @@ impl Store {
                     }
                 }
                 end(tx, claim.run_id, reason, &result, error_cause.as_deref(), now).await?;
+                if reason == Reason::Cancelled {
+                    // Who wrote after asking for the stop wants the run to go on with that.
+                    let meant_for_later: Option<i64> = sqlx::query_scalar(
+                        "SELECT org_id FROM runs WHERE id = $1 AND stop_requested = 1 AND message_seq > stop_seq",
+                    )
+                    .bind(claim.run_id)
+                    .fetch_optional(&mut tx.conn)
+                    .await?;
+                    if let Some(org_id) = meant_for_later {
+                        queue_again(tx, org_id, claim.run_id, now).await?;
+                    }
+                }
                 Ok(true)
             })
         })

@@ -16,6 +16,7 @@ mod claims;
 mod dialect;
 mod effects;
 pub mod failpoint;
+mod idempotency;
 mod log;
 mod orgs;
 mod phase;
@@ -32,6 +33,7 @@ use dialect::{Acknowledge, Job, Pool, Request, Tx, Verdict};
 
 pub use claims::{Claim, MAX_CRASHES, RunUpdate};
 pub use effects::Effect;
+pub use idempotency::{Answer, Answered, Ask, RequestKey};
 pub use log::{LogRow, NewLog};
 pub use orgs::Org;
 pub use phase::{Phase, Reason};
@@ -99,6 +101,9 @@ pub enum Error {
     /// The group of changes could not be committed; none of it was kept.
     #[error("committing to the database")]
     Commit(#[source] Arc<sqlx::Error>),
+    /// The caller could not make the answer that was to be kept; nothing of the change was.
+    #[error("making the answer of a request")]
+    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

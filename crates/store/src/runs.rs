@@ -182,57 +182,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where the repository is not this organization's.
     pub async fn create_run(&self, org_id: i64, new: NewRun, now: i64) -> Result<Run> {
-        let images = serde_json::to_string(&new.images).map_err(|e| Error::Db(unreadable("images", e)))?;
-        self.write(move |tx| {
-            Box::pin(async move {
-                if let Some(repo_id) = new.repo_id {
-                    let ours: Option<i64> = sqlx::query_scalar("SELECT id FROM repos WHERE org_id = $1 AND id = $2")
-                        .bind(org_id)
-                        .bind(repo_id)
-                        .fetch_optional(&mut tx.conn)
-                        .await?;
-                    ours.ok_or(Error::NotFound)?;
-                }
-                let run_id: i64 = sqlx::query_scalar(
-                    "INSERT INTO runs (org_id, user_id, repo_id, model, agent_type, source_type, phase, base_branch,
-                                       base_commit, push, open_pr, created_at, queued_at)
-                     VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $11) RETURNING id",
-                )
-                .bind(org_id)
-                .bind(new.user_id)
-                .bind(new.repo_id)
-                .bind(new.model)
-                .bind(new.agent_type)
-                .bind(&new.source_type)
-                .bind(new.base_branch)
-                .bind(new.base_commit)
-                .bind(i64::from(new.push))
-                .bind(i64::from(new.open_pr))
-                .bind(now)
-                .fetch_one(&mut tx.conn)
-                .await?;
-                sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata) VALUES ($1, $2, $3, $4)")
-                    .bind(run_id)
-                    .bind(&new.prompt)
-                    .bind(images)
-                    .bind(new.metadata)
-                    .execute(&mut tx.conn)
-                    .await?;
-                sqlx::query(
-                    "INSERT INTO run_counts (org_id, user_id, source_type, runs) VALUES ($1, $2, $3, 1)
-                     ON CONFLICT (org_id, user_id, source_type) DO UPDATE SET runs = run_counts.runs + 1",
-                )
-                .bind(org_id)
-                .bind(new.user_id)
-                .bind(&new.source_type)
-                .execute(&mut tx.conn)
-                .await?;
-                log::append(tx, run_id, "user_message", &message(&new.prompt, &new.images), false, now).await?;
-                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
-                full_run(tx, run_id).await
-            })
-        })
-        .await
+        self.write(move |tx| Box::pin(async move { create(tx, org_id, new, now).await })).await
     }
 
     /// One run.
@@ -299,28 +249,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn add_message(&self, org_id: i64, run_id: i64, text: &str, images: &[String], now: i64) -> Result<Run> {
-        let body = message(text, images);
-        self.write(move |tx| {
-            Box::pin(async move {
-                let phase = phase_of(tx, org_id, run_id).await?;
-                log::append(tx, run_id, "user_message", &body, true, now).await?;
-                if phase == Phase::Done {
-                    sqlx::query(
-                        "UPDATE runs SET phase = 'queued', reason = NULL, result = NULL, error_cause = NULL,
-                             ended_at = NULL, stop_requested = 0, crashes = 0, queued_at = $2 WHERE id = $1",
-                    )
-                    .bind(run_id)
-                    .bind(now)
-                    .execute(&mut tx.conn)
-                    .await?;
-                    append_status(tx, run_id, Phase::Queued, None, now).await?;
-                    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
-                }
-                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
-                full_run(tx, run_id).await
-            })
-        })
-        .await
+        let (text, images) = (text.to_owned(), images.to_owned());
+        self.write(move |tx| Box::pin(async move { add_message(tx, org_id, run_id, &text, &images, now).await })).await
     }
 
     /// Asks a run to stop: a queued one ends at once, a live one by its worker, one that is done stays as it is.
@@ -328,26 +258,109 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn request_stop(&self, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
-        self.write(move |tx| {
-            Box::pin(async move {
-                match phase_of(tx, org_id, run_id).await? {
-                    Phase::Done => {}
-                    Phase::Queued => {
-                        end(tx, run_id, Reason::Cancelled, "Stopped before it began.", None, now).await?;
-                    }
-                    Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing => {
-                        sqlx::query("UPDATE runs SET stop_requested = 1 WHERE id = $1")
-                            .bind(run_id)
-                            .execute(&mut tx.conn)
-                            .await?;
-                        tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
-                    }
-                }
-                full_run(tx, run_id).await
-            })
-        })
-        .await
+        self.write(move |tx| Box::pin(async move { request_stop(tx, org_id, run_id, now).await })).await
     }
+}
+
+/// Queues a run.
+pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<Run> {
+    let images = serde_json::to_string(&new.images).map_err(|e| Error::Db(unreadable("images", e)))?;
+    if let Some(repo_id) = new.repo_id {
+        let ours: Option<i64> = sqlx::query_scalar("SELECT id FROM repos WHERE org_id = $1 AND id = $2")
+            .bind(org_id)
+            .bind(repo_id)
+            .fetch_optional(&mut tx.conn)
+            .await?;
+        ours.ok_or(Error::NotFound)?;
+    }
+    let run_id: i64 = sqlx::query_scalar(
+        "INSERT INTO runs (org_id, user_id, repo_id, model, agent_type, source_type, phase, base_branch,
+                           base_commit, push, open_pr, created_at, queued_at)
+         VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $11) RETURNING id",
+    )
+    .bind(org_id)
+    .bind(new.user_id)
+    .bind(new.repo_id)
+    .bind(new.model)
+    .bind(new.agent_type)
+    .bind(&new.source_type)
+    .bind(new.base_branch)
+    .bind(new.base_commit)
+    .bind(i64::from(new.push))
+    .bind(i64::from(new.open_pr))
+    .bind(now)
+    .fetch_one(&mut tx.conn)
+    .await?;
+    sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata) VALUES ($1, $2, $3, $4)")
+        .bind(run_id)
+        .bind(&new.prompt)
+        .bind(images)
+        .bind(new.metadata)
+        .execute(&mut tx.conn)
+        .await?;
+    sqlx::query(
+        "INSERT INTO run_counts (org_id, user_id, source_type, runs) VALUES ($1, $2, $3, 1)
+         ON CONFLICT (org_id, user_id, source_type) DO UPDATE SET runs = run_counts.runs + 1",
+    )
+    .bind(org_id)
+    .bind(new.user_id)
+    .bind(&new.source_type)
+    .execute(&mut tx.conn)
+    .await?;
+    log::append(tx, run_id, "user_message", &message(&new.prompt, &new.images), false, now).await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+    full_run(tx, run_id).await
+}
+
+/// Appends a follow-up and queues the run again where it had ended.
+pub async fn add_message(
+    tx: &mut Tx,
+    org_id: i64,
+    run_id: i64,
+    text: &str,
+    images: &[String],
+    now: i64,
+) -> Result<Run> {
+    let phase = phase_of(tx, org_id, run_id).await?;
+    log::append(tx, run_id, "user_message", &message(text, images), true, now).await?;
+    if phase == Phase::Done {
+        queue_again(tx, org_id, run_id, now).await?;
+    }
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+    full_run(tx, run_id).await
+}
+
+/// Queues a run that has ended, with its `status` entry.
+pub async fn queue_again(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Result<()> {
+    sqlx::query(
+        "UPDATE runs SET phase = 'queued', reason = NULL, result = NULL, error_cause = NULL,
+             ended_at = NULL, stop_requested = 0, crashes = 0, queued_at = $2 WHERE id = $1",
+    )
+    .bind(run_id)
+    .bind(now)
+    .execute(&mut tx.conn)
+    .await?;
+    append_status(tx, run_id, Phase::Queued, None, now).await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+    Ok(())
+}
+
+/// Ends a queued run, asks the worker of a live one to end it.
+pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
+    match phase_of(tx, org_id, run_id).await? {
+        Phase::Done => {}
+        Phase::Queued => {
+            end(tx, run_id, Reason::Cancelled, "Stopped before it began.", None, now).await?;
+        }
+        Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing => {
+            sqlx::query("UPDATE runs SET stop_requested = 1, stop_seq = message_seq WHERE id = $1")
+                .bind(run_id)
+                .execute(&mut tx.conn)
+                .await?;
+            tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+        }
+    }
+    full_run(tx, run_id).await
 }
 
 /// The run with what it was asked.

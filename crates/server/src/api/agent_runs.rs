@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use codegen_agent::models::ConnectError;
-use codegen_store::{NewRun, PullRequest, Run, RunFilter};
+use codegen_store::{Ask, NewRun, PullRequest, Run, RunFilter};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use utoipa::{IntoParams, ToSchema};
@@ -18,7 +18,7 @@ use super::{
     auth::{Asked, InOrg},
     body::{Fields, Input, USUAL, WITH_IMAGES},
     error::{ApiError, Refusal, Refusals},
-    images,
+    idempotency, images,
     limits::Limit,
     page::{Page, Paging, time},
 };
@@ -63,7 +63,7 @@ pub enum ApiAgentRunSourceType {
 /// A run.
 #[derive(Serialize, ToSchema)]
 pub struct AgentRunResponse {
-    id: i64,
+    pub id: i64,
     organization_id: i64,
     status: Option<String>,
     created_at: Option<String>,
@@ -77,7 +77,7 @@ pub struct AgentRunResponse {
     metadata: Option<Box<RawValue>>,
     /// Of a continued run: its id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    new_agent_run_id: Option<i64>,
+    pub new_agent_run_id: Option<i64>,
 }
 
 /// A pull request of a run.
@@ -115,12 +115,18 @@ pub fn web_url(app: &App, run_id: i64) -> String {
 }
 
 /// The caller's JSON as it came.
-pub fn metadata(run: &Run) -> Result<Option<Box<RawValue>>, ApiError> {
-    run.metadata.clone().map(RawValue::from_string).transpose().map_err(|error| ApiError::internal(&error))
+pub fn metadata(run: &Run) -> serde_json::Result<Option<Box<RawValue>>> {
+    run.metadata.clone().map(RawValue::from_string).transpose()
 }
 
-async fn response(app: &App, run: Run) -> Result<AgentRunResponse, ApiError> {
+/// A run as it is shown.
+pub async fn response(app: &App, run: Run) -> Result<AgentRunResponse, ApiError> {
     let pull_requests = app.store.pull_requests_of_run(run.org_id, run.id).await?;
+    shown(app, run, pull_requests).map_err(|error| ApiError::internal(&error))
+}
+
+/// A run and its pull requests as they are shown.
+pub fn shown(app: &App, run: Run, pull_requests: Vec<PullRequest>) -> serde_json::Result<AgentRunResponse> {
     Ok(AgentRunResponse {
         id: run.id,
         organization_id: run.org_id,
@@ -189,6 +195,7 @@ fn prompt(fields: &mut Fields<'_>) -> Option<String> {
 
 impl Input for CreateAgentRunInput {
     const BODY: usize = WITH_IMAGES;
+    const KEYED: bool = true;
     const LIMIT: Limit = Limit::Create;
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
@@ -287,6 +294,7 @@ pub struct ResumeAgentRunInput {
 
 impl Input for ResumeAgentRunInput {
     const BODY: usize = WITH_IMAGES;
+    const KEYED: bool = true;
     const LIMIT: Limit = Limit::Write;
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
@@ -305,6 +313,7 @@ pub struct StopAgentRunInput {
 
 impl Input for StopAgentRunInput {
     const BODY: usize = USUAL;
+    const KEYED: bool = true;
     const LIMIT: Limit = Limit::Write;
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
@@ -314,7 +323,7 @@ impl Input for StopAgentRunInput {
 
 /// Queues a run; the work goes on by itself.
 #[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run", tag = "agents",
-    operation_id = "create_agent_run_v1_organizations__org_id__agent_run_post", params(("org_id" = i64, Path)),
+    operation_id = "create_agent_run_v1_organizations__org_id__agent_run_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
     request_body = CreateAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 402, description = "Payment Required", body = Refusal),
@@ -322,14 +331,13 @@ impl Input for StopAgentRunInput {
 pub async fn create(
     State(app): State<Arc<App>>,
     asked: Asked<InOrg, CreateAgentRunInput>,
-) -> Result<Json<AgentRunResponse>, ApiError> {
-    let Asked { by, input } = asked;
+) -> Result<Response, ApiError> {
+    let Asked { by, input, key } = asked;
     let org = app.store.org(by.org_id).await?;
     let out = org.enable_pr_creation && input.repo_id.is_some();
-    let repo_id = input.repo_id;
     let new = NewRun {
         user_id: by.member.user.id,
-        repo_id,
+        repo_id: input.repo_id,
         prompt: input.prompt,
         images: input.images,
         metadata: input.metadata,
@@ -340,11 +348,7 @@ pub async fn create(
         open_pr: out,
         ..NewRun::default()
     };
-    let run = app.store.create_run(by.org_id, new, app.now()).await.map_err(|error| match (error, repo_id) {
-        (codegen_store::Error::NotFound, Some(id)) => ApiError::not_found(format!("Repository {id} not found.")),
-        (other, _) => other.into(),
-    })?;
-    Ok(Json(response(&app, run).await?))
+    idempotency::ask(&app, by.org_id, key, Ask::Create(new)).await
 }
 
 /// A run as it is now.
@@ -390,59 +394,46 @@ pub async fn list_alias(
 
 /// Continues a run with a follow-up; a live one gets it at its next step.
 #[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run/resume", tag = "agents",
-    operation_id = "resume_agent_run_v1_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path)),
+    operation_id = "resume_agent_run_v1_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn resume(
     State(app): State<Arc<App>>,
     asked: Asked<InOrg, ResumeAgentRunInput>,
-) -> Result<Json<AgentRunResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let ResumeAgentRunInput { agent_run_id, prompt, images } = asked.input;
-    let run =
-        app.store.add_message(asked.by.org_id, agent_run_id, &prompt, &images, app.now()).await.map_err(no_run)?;
-    let mut response = response(&app, run).await?;
-    response.new_agent_run_id = Some(response.id);
-    Ok(Json(response))
+    idempotency::ask(&app, asked.by.org_id, asked.key, Ask::Message { run_id: agent_run_id, text: prompt, images })
+        .await
 }
 
 /// The same under `/v1/beta`.
 #[utoipa::path(post, path = "/v1/beta/organizations/{org_id}/agent/run/resume", tag = "agents",
-    operation_id = "resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path)),
+    operation_id = "resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn resume_beta(
-    app: State<Arc<App>>,
-    asked: Asked<InOrg, ResumeAgentRunInput>,
-) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn resume_beta(app: State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRunInput>) -> Result<Response, ApiError> {
     resume(app, asked).await
 }
 
 /// Stops a run; its work is kept.
 #[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run/stop", tag = "agents",
-    operation_id = "stop_agent_run_v1_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path)),
+    operation_id = "stop_agent_run_v1_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
     request_body = StopAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn stop(
-    State(app): State<Arc<App>>,
-    asked: Asked<InOrg, StopAgentRunInput>,
-) -> Result<Json<AgentRunResponse>, ApiError> {
-    let run = app.store.request_stop(asked.by.org_id, asked.input.agent_run_id, app.now()).await.map_err(no_run)?;
-    Ok(Json(response(&app, run).await?))
+pub async fn stop(State(app): State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Response, ApiError> {
+    idempotency::ask(&app, asked.by.org_id, asked.key, Ask::Stop { run_id: asked.input.agent_run_id }).await
 }
 
 /// The same under `/v1/beta`.
 #[utoipa::path(post, path = "/v1/beta/organizations/{org_id}/agent/run/stop", tag = "agents",
-    operation_id = "stop_agent_run_v1_beta_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path)),
+    operation_id = "stop_agent_run_v1_beta_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
     request_body = StopAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn stop_beta(
-    app: State<Arc<App>>,
-    asked: Asked<InOrg, StopAgentRunInput>,
-) -> Result<Json<AgentRunResponse>, ApiError> {
+pub async fn stop_beta(app: State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Response, ApiError> {
     stop(app, asked).await
 }
 

@@ -6,15 +6,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts as _, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
     http::{HeaderMap, StatusCode, header},
 };
-use codegen_store::{Member, Role, Token, User};
+use codegen_store::{Member, RequestKey, Role, Token, User};
 use futures::StreamExt as _;
 
 use super::{
     body::{Fields, Input},
     error::ApiError,
+    idempotency,
 };
 use crate::{App, token};
 
@@ -81,6 +82,8 @@ pub struct Asked<A, I> {
     pub by: A,
     /// With what.
     pub input: I,
+    /// Under which `Idempotency-Key`, where the operation takes one.
+    pub key: Option<RequestKey>,
 }
 
 impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
@@ -102,10 +105,18 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
         let mut fields = Fields::new(app, path, parts.uri.query(), body);
         let org_id = if A::IN_ORG { fields.path_id("org_id") } else { Some(0) };
         let input = I::read(&mut fields);
+        let key = match parts.extensions.get::<MatchedPath>().filter(|_| I::KEYED) {
+            Some(path) => {
+                let path = path.as_str().replace("{org_id}", &org_id.unwrap_or_default().to_string());
+                let body = bytes.as_deref().unwrap_or_default();
+                idempotency::read(&parts.headers, &mut fields, caller.token.id, path, body)
+            }
+            None => None,
+        };
         let (Some(input), Some(org_id), true) = (input, org_id, fields.failures.is_empty()) else {
             return Err(ApiError::Invalid(fields.failures));
         };
-        Ok(Self { by: A::admit(app, caller, org_id).await?, input })
+        Ok(Self { by: A::admit(app, caller, org_id).await?, input, key })
     }
 }
 

@@ -11,6 +11,8 @@ use crate::App;
 pub trait Input: Sized + Send {
     /// Bytes of body it takes; 0 where it takes none.
     const BODY: usize = 0;
+    /// Whether it takes an `Idempotency-Key`.
+    const KEYED: bool = false;
     /// Which limit it counts against.
     const LIMIT: super::limits::Limit = super::limits::Limit::Read;
 

@@ -16,7 +16,7 @@ use axum::{
 use codegen_store::Phase;
 use serde_json::json;
 
-use super::{error::ApiError, limits::Limits};
+use super::{error::ApiError, idempotency::UnderWay, limits::Limits};
 use crate::App;
 
 /// What is counted of requests.
@@ -24,6 +24,8 @@ use crate::App;
 pub struct Requests {
     /// Buckets of rate limits.
     pub limits: Limits,
+    /// Requests with an `Idempotency-Key` that are being answered.
+    pub under_way: UnderWay,
     counts: Mutex<BTreeMap<(String, String, u16), u64>>,
 }
 

@@ -168,7 +168,7 @@ pub async fn alpha(
         status: Some(run.status().to_owned()),
         created_at: Some(time(run.created_at)),
         web_url: Some(web_url(&app, run.id)),
-        metadata: metadata(&run)?,
+        metadata: metadata(&run).map_err(|error| ApiError::internal(&error))?,
         result: run.result,
         logs: rows.into_iter().map(log).collect(),
         total_logs: Some(total),

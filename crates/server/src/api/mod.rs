@@ -21,6 +21,7 @@ mod docs;
 mod error;
 mod events;
 mod health;
+mod idempotency;
 mod images;
 mod limits;
 mod logs;

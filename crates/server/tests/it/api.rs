@@ -11,7 +11,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-const TOKEN: &str = "cgn_a-preset-token-for-tests";
+pub const TOKEN: &str = "cgn_a-preset-token-for-tests";
 
 /// Makes nothing.
 struct NoSandboxes;
@@ -36,23 +36,35 @@ impl Engine for NoSandboxes {
 }
 
 /// A server on a free port.
-struct TestApp {
-    app: Arc<App>,
-    base: String,
+pub struct TestApp {
+    pub app: Arc<App>,
+    pub base: String,
     http: Client,
     dir: tempfile::TempDir,
     serving: JoinHandle<anyhow::Result<()>>,
 }
 
 impl TestApp {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(&[]).await
     }
 
-    async fn with(env: &[(&str, &str)]) -> Self {
-        codegen_server::install_tls();
+    pub async fn with(env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("script.json"), "{\"turns\":[]}").unwrap();
+        Self::on(dir, env, Arc::new(NoSandboxes)).await
+    }
+
+    /// Ends this server and starts another on its data directory.
+    pub async fn restart(self) -> Self {
+        self.app.shutdown.cancel();
+        self.serving.await.unwrap().unwrap();
+        Self::on(self.dir, &[], Arc::new(NoSandboxes)).await
+    }
+
+    /// On a data directory of the caller's, with an engine of theirs.
+    pub async fn on(dir: tempfile::TempDir, env: &[(&str, &str)], engine: Arc<dyn Engine>) -> Self {
+        codegen_server::install_tls();
         // A key that is never used: runs end at the engine.
         let usual = [("CODEGEN_ADMIN_TOKEN", TOKEN), ("CODEGEN_RATE_LIMITS", "off"), ("ANTHROPIC_API_KEY", "sk-none")];
         let env = usual.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -60,12 +72,12 @@ impl TestApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         config.set_addr(listener.local_addr().unwrap());
         let base = config.public_url();
-        let (app, _) = App::open(config, Arc::new(NoSandboxes)).await.unwrap();
+        let (app, _) = App::open(config, engine).await.unwrap();
         let serving = tokio::spawn(codegen_server::serve(app.clone(), listener));
         Self { app, base, http: Client::builder().no_proxy().build().unwrap(), dir, serving }
     }
 
-    fn asks(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
+    pub fn asks(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
         match token {
             Some(token) => request.bearer_auth(token),
@@ -73,16 +85,16 @@ impl TestApp {
         }
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub async fn get(&self, path: &str) -> (u16, Value) {
         answer(self.asks(Method::GET, path, Some(TOKEN)).send().await.unwrap()).await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         answer(self.asks(Method::POST, path, Some(TOKEN)).json(body).send().await.unwrap()).await
     }
 
     /// Adds a member with a token of their own.
-    async fn member(&self, org_id: i64, name: &str, role: Role) -> String {
+    pub async fn member(&self, org_id: i64, name: &str, role: Role) -> String {
         let user = NewUser { github_user_id: name.to_owned(), github_username: name.to_owned(), ..NewUser::default() };
         let user = self.app.store.add_member(org_id, user, role, 0).await.unwrap();
         let token = format!("cgn_token_of_{name}");
@@ -96,14 +108,14 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-async fn answer(response: Response) -> (u16, Value) {
+pub async fn answer(response: Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")))
 }
 
 /// (place, type) of each failure.
-fn failures(body: &Value) -> Vec<(String, String)> {
+pub fn failures(body: &Value) -> Vec<(String, String)> {
     let one = |failure: &Value| {
         let loc: Vec<String> =
             failure["loc"].as_array().unwrap().iter().map(|l| l.to_string().replace('"', "")).collect();
@@ -112,7 +124,7 @@ fn failures(body: &Value) -> Vec<(String, String)> {
     body["detail"].as_array().unwrap().iter().map(one).collect()
 }
 
-fn failure(place: &str, r#type: &str) -> (String, String) {
+pub fn failure(place: &str, r#type: &str) -> (String, String) {
     (place.to_owned(), r#type.to_owned())
 }
 

@@ -9,4 +9,5 @@ mod git_http;
 mod github;
 mod github_story;
 mod retention;
+mod idempotency;
 mod run_story;

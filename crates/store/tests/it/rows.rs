@@ -131,3 +131,31 @@ async fn an_effect_is_intended_once_and_settled() {
     let effects = store.effects(claim.run_id).await.unwrap();
     assert_eq!((effects[0].result.as_deref(), effects[0].settled_at), (Some(r#"{"ok":1}"#), Some(25)));
 }
+
+#[tokio::test]
+async fn an_answer_is_kept_with_its_effect_or_not_at_all_and_for_a_day() {
+    use codegen_store::{Answered, Ask, RequestKey};
+    let fixture = Fixture::new().await;
+    let (store, org) = (&fixture.store, &fixture.org);
+    let (token, _) = store.member_by_token_hash("hash").await.unwrap().unwrap();
+    let key = |body: &str| RequestKey {
+        token_id: token.id,
+        path: "/run".to_owned(),
+        key: "k".to_owned(),
+        body_hash: body.to_owned(),
+    };
+    let create = || Ask::Create(fixture.asks("task"));
+    let ask = async |body: &str, now: i64| {
+        let answer = Box::new(|run: codegen_store::Run, _| Ok(run.id.to_string()));
+        store.ask_once(org.id, key(body), create(), answer, now).await.unwrap()
+    };
+    let failing = store.ask_once(org.id, key("a"), create(), Box::new(|_, _| Err("no answer".into())), 2).await;
+    assert!(matches!(failing, Err(codegen_store::Error::Answer(_))), "{failing:?}");
+    assert_eq!(store.runs(org.id, RunFilter::default(), 0, 10).await.unwrap().1, 0, "no effect without its answer");
+    let Answered::Now(first) = ask("a", 3).await else { panic!("the key is free") };
+    assert_eq!(ask("a", 4).await, Answered::Before(first.clone()));
+    assert_eq!(ask("b", 5).await, Answered::OtherBody);
+    let day = 24 * 3600 * 1000;
+    assert_eq!(ask("a", 3 + day - 1).await, Answered::Before(first.clone()));
+    assert!(matches!(ask("b", 3 + day).await, Answered::Now(second) if second != first));
+}
