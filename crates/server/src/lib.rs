@@ -7,7 +7,7 @@ use codegen_agent::models::{self, ConnectError, Model};
 use codegen_sandbox::Engine;
 use codegen_store::{NewUser, Store};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{net::TcpListener, sync::broadcast};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -22,6 +22,7 @@ pub mod once;
 pub mod prune;
 mod run;
 mod token;
+mod watch;
 pub mod worker;
 
 pub use api::openapi;
@@ -29,6 +30,7 @@ pub use codegen_agent::models::install_tls;
 pub use codegen_sandbox::local::{Caller, Zygote};
 pub use codegen_store::failpoint;
 pub use config::Config;
+pub use watch::{Viewer, Watches};
 pub use worker::Lease;
 
 /// Everything a request or a run needs.
@@ -39,8 +41,8 @@ pub struct App {
     pub store: Store,
     /// Makes sandboxes.
     pub engine: Arc<dyn Engine>,
-    /// What runs say live and nobody keeps: (run id, delta).
-    pub live: broadcast::Sender<(i64, codegen_agent::Delta)>,
+    /// Those who watch runs.
+    pub watches: Arc<Watches>,
     /// Cancelled when the process shall drain and end.
     pub shutdown: CancellationToken,
     /// This process, among those that had this data directory.
@@ -81,15 +83,15 @@ impl App {
     pub async fn open(config: Config, engine: Arc<dyn Engine>) -> Result<(Arc<Self>, Option<FirstStart>)> {
         let store = Store::open(&config.data_dir).await?;
         let incarnation = incarnation::read(&config.data_dir)?;
-        let (live, _) = broadcast::channel(4096);
         let worker_id = token::random(12);
         let lease =
             Lease::take(&store, &worker_id, &config.public_url, jiff::Timestamp::now().as_millisecond()).await?;
+        let shutdown = CancellationToken::new();
         let app = Self {
+            watches: Watches::new(store.clone(), shutdown.clone()),
             store,
             engine,
-            live,
-            shutdown: CancellationToken::new(),
+            shutdown,
             worker_id,
             lease,
             incarnation,

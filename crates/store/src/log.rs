@@ -1,5 +1,6 @@
 //! The log of a run: append-only, numbered without gaps.
 
+use futures::TryStreamExt as _;
 use sqlx::{FromRow, Row as _};
 
 use crate::{
@@ -98,6 +99,25 @@ impl Store {
                 .bind(limit)
                 .fetch_all(&self.readers)
                 .await?;
+        Ok(rows)
+    }
+
+    /// The entries after `after_seq`, oldest first, as many as it takes to reach `bytes`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn log_page(&self, run_id: i64, after_seq: i64, bytes: usize) -> Result<Vec<LogRow>> {
+        let mut found = sqlx::query_as::<Db, LogRow>("SELECT * FROM log WHERE run_id = $1 AND seq > $2 ORDER BY seq")
+            .bind(run_id)
+            .bind(after_seq)
+            .fetch(&self.readers);
+        let (mut rows, mut size) = (Vec::new(), 0);
+        while size < bytes
+            && let Some(row) = found.try_next().await?
+        {
+            size += row.body.len();
+            rows.push(row);
+        }
         Ok(rows)
     }
 

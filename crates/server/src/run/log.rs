@@ -162,12 +162,12 @@ impl Log for RunLog {
         if matches!(entry, Entry::CallFinished { .. }) {
             self.turns.ended();
         }
+        self.app.watches.grown(self.claim.run_id);
         if self.let_go.is_cancelled() { Err(Box::new(LetGo)) } else { Ok(()) }
     }
 
     fn delta(&mut self, delta: Delta) {
-        // An error means that nobody watches.
-        self.app.live.send((self.claim.run_id, delta)).ok();
+        self.app.watches.delta(self.claim.run_id, &delta);
     }
 
     async fn take_messages(&mut self) -> Vec<Entry> {

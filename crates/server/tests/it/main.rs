@@ -4,6 +4,7 @@
 mod api;
 mod config;
 mod engine;
+mod events;
 mod git_host;
 mod git_http;
 mod github;
