@@ -48,6 +48,7 @@ pub(super) struct Story {
     pub user: User,
     pub repo: Option<Repo>,
     pub let_go: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 /// How a run shall end, before its work is carried out.
@@ -76,23 +77,20 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
         Some(id) => Some(app.store.repo(run.org_id, id).await.context("reading the run's repository")?),
         None => None,
     };
-    // Work that an earlier attempt left in its sandbox is carried out even when the run was stopped meanwhile.
-    let nothing_yet = run.sandbox_id.is_none();
-    let mut story = Story { app, run, org, user, repo, let_go: signals.let_go.clone() };
+    let mut story = Story { app, run, org, user, repo, let_go: signals.let_go.clone(), stop: signals.stop.clone() };
     // Sandboxes lost since the last answer of the model.
     let (mut lost, mut steps) = (0, 0);
     loop {
         let prepared = tokio::select! {
             biased;
             () = signals.let_go.cancelled() => return Ok(Ended::LetGo),
-            () = signals.stop.cancelled(), if nothing_yet => Err(None),
-            prepared = prepare::prepare(&mut story) => prepared.map_err(Some),
+            prepared = prepare::prepare(&mut story) => prepared,
         };
         let mut prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(Some(error)) if is_full(&error) => return Err(error),
-            Err(why) => {
-                story.end_unprepared(why).await?;
+            Ok(Some(prepared)) => prepared,
+            Err(error) if is_full(&error) => return Err(error),
+            unprepared => {
+                story.end_unprepared(unprepared.err()).await?;
                 return Ok(Ended::Done);
             }
         };

@@ -77,9 +77,19 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
     {
         add(ending, "The work so far was not pushed; it is kept as a patch on this run.");
     } else {
-        match push(story, git, &commit).await {
-            Ok(()) => pushed = true,
-            Err(error) => match error.downcast::<git::Error>() {
+        // The origin may take its time; who stops the run does not wait for it.
+        let outcome = tokio::select! {
+            biased;
+            () = story.stop.cancelled() => None,
+            outcome = push(story, git, &commit) => Some(outcome),
+        };
+        match outcome {
+            Some(Ok(())) => pushed = true,
+            None => {
+                ending.reason = Reason::Cancelled;
+                add(ending, "Stopped before the branch was pushed; the work is kept as a patch on this run.");
+            }
+            Some(Err(error)) => match error.downcast::<git::Error>() {
                 Ok(error) => add(ending, &format!("{error}. The work is kept as a patch on this run.")),
                 Err(error) => return Err(error),
             },
@@ -87,10 +97,19 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
     }
     log.note("branch", json!({ "name": branch, "commit": commit, "pushed": pushed })).await?;
     if pushed && story.run.open_pr && ending.reason == Reason::Complete {
-        match open_pull_request(story, git, log, ending, &commit).await {
-            Ok(None) => {}
-            Ok(Some(sentence)) => add(ending, &sentence),
-            Err(error) => match error.downcast::<forge::Error>() {
+        let outcome = tokio::select! {
+            biased;
+            () = story.stop.cancelled() => None,
+            outcome = open_pull_request(story, git, log, ending, &commit) => Some(outcome),
+        };
+        match outcome {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(sentence))) => add(ending, &sentence),
+            None => {
+                ending.reason = Reason::Cancelled;
+                add(ending, &format!("The branch {branch} is pushed; stopped before its pull request was opened."));
+            }
+            Some(Err(error)) => match error.downcast::<forge::Error>() {
                 Ok(forge::Error::Store(error)) => return Err(error.into()),
                 Ok(error @ (forge::Error::Refused(_) | forge::Error::Unreachable(_))) => {
                     add(

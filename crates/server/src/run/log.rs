@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use codegen_agent::{Delta, Entry, Log, LogResult};
 use codegen_store::{Claim, LogRow, RunUpdate, failpoint};
@@ -11,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::workspace::Turns;
 use crate::App;
 
+/// The entry that says which follow-ups the agent has read.
+const READ: &str = "messages_read";
 /// Rows read at a time.
 const PAGE: i64 = 500;
 
@@ -21,6 +24,8 @@ pub struct RunLog {
     org_id: i64,
     /// Newest entry that the agent has seen.
     seen_seq: i64,
+    /// Seqs of follow-ups that the trace does not yet say were read.
+    unread: Vec<i64>,
     spent: Spent,
     let_go: CancellationToken,
     turns: Turns,
@@ -33,6 +38,12 @@ struct Spent {
     tokens_in: i64,
     tokens_out: i64,
     cost: f64,
+}
+
+/// The body of a [`READ`] entry.
+#[derive(serde::Deserialize)]
+struct Read {
+    messages: Vec<i64>,
 }
 
 /// The worker is going down and the run goes on elsewhere; the entry before this was still written.
@@ -64,13 +75,30 @@ impl RunLog {
         let_go: CancellationToken,
         turns: Turns,
     ) -> anyhow::Result<(Self, Vec<Entry>)> {
-        let mut log = Self { app, claim, org_id, seen_seq: 0, spent: Spent::default(), let_go, turns };
+        let (spent, unread) = (Spent::default(), Vec::new());
+        let mut log = Self { app, claim, org_id, seen_seq: 0, unread, spent, let_go, turns };
         let mut history = Vec::new();
+        // A message is part of the conversation from where it was read, not from where it came in: the model has not
+        // seen one that came in while it was answering, and its answer must not be taken for one to that.
+        let mut waiting: Vec<(i64, Entry)> = Vec::new();
         for row in log.unseen().await? {
-            if let Some(entry) = entry(&row)? {
-                log.spent.add(&entry);
-                history.push(entry);
+            if row.kind == READ {
+                let body: Read = serde_json::from_str(&row.body).context("reading which follow-ups were read")?;
+                let (read, left) = waiting.into_iter().partition(|(seq, _)| body.messages.contains(seq));
+                history.extend(Vec::into_iter(read).map(|(_, entry)| entry));
+                waiting = left;
             }
+            let Some(entry) = entry(&row)? else { continue };
+            if row.kind == "user_message" && row.seq > 1 {
+                waiting.push((row.seq, entry));
+                continue;
+            }
+            log.spent.add(&entry);
+            history.push(entry);
+        }
+        for (seq, entry) in waiting {
+            log.unread.push(seq);
+            history.push(entry);
         }
         Ok((log, history))
     }
@@ -178,6 +206,14 @@ impl Log for RunLog {
                 return Vec::new();
             }
         };
+        self.unread.extend(rows.iter().filter(|row| row.kind == "user_message").map(|row| row.seq));
+        if !self.unread.is_empty() {
+            match self.note(READ, json!({ "messages": self.unread })).await {
+                Ok(()) => self.unread.clear(),
+                // They are read even so; the next step says it again, or finds out what is wrong.
+                Err(error) => tracing::warn!(run.id = self.claim.run_id, %error, "noting that follow-ups were read"),
+            }
+        }
         rows.iter().filter(|row| row.kind == "user_message").filter_map(|row| entry(row).ok().flatten()).collect()
     }
 }

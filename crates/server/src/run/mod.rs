@@ -8,6 +8,7 @@ mod log;
 mod prepare;
 mod rules;
 mod setup;
+mod stage;
 mod workspace;
 
 pub use execute::{Ended, Signals, execute, is_full};

@@ -5,14 +5,12 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow};
 use codegen_agent::{Entry, Log as _, models::Model};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
 use codegen_store::{Repo, Run, RunUpdate, failpoint};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -21,6 +19,7 @@ use super::{
     inside::{self, Checkout, MIRROR_OBJECTS},
     log::RunLog,
     rules, setup,
+    stage::Stage,
     workspace::Turns,
 };
 use crate::{
@@ -91,37 +90,73 @@ pub(super) fn gateway_socket(data_dir: &Path, sandbox_id: &str) -> PathBuf {
     data_dir.join("gateways").join(format!("{sandbox_id}.sock"))
 }
 
-/// Prepares a run, from the start or from what an earlier attempt left.
-pub(super) async fn prepare(story: &mut Story) -> Result<Prepared> {
+/// The run was stopped before there was anything to keep.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+struct Stopped;
+
+/// Prepares a run, from the start or from what an earlier attempt left. None when it was stopped and there is nothing to
+/// keep; a sandbox with work in it is found again even so.
+pub(super) async fn prepare(story: &mut Story) -> Result<Option<Prepared>> {
+    let (app, claim, turns) = (story.app.clone(), story.run.claim(), Turns::unwatched());
+    let (mut log, history) = RunLog::open(app, claim, story.run.org_id, story.let_go.clone(), turns).await?;
+    let earlier = story.run.sandbox_id.clone();
+    let (stop, nothing_yet) = (story.stop.clone(), earlier.is_none());
+    tokio::select! {
+        biased;
+        () = stop.cancelled(), if nothing_yet => Ok(None),
+        prepared = again_or_new(story, &mut log, &history, earlier) => match prepared {
+            Err(error) if error.is::<Stopped>() => Ok(None),
+            prepared => prepared.map(Some),
+        },
+    }
+}
+
+async fn again_or_new(
+    story: &mut Story,
+    log: &mut RunLog,
+    history: &[Entry],
+    earlier: Option<String>,
+) -> Result<Prepared> {
     let app = story.app.clone();
     let claim = story.run.claim();
-    let (mut log, history) =
-        RunLog::open(app.clone(), claim, story.run.org_id, story.let_go.clone(), Turns::unwatched()).await?;
+    let stage = |name| Stage::new(&app, claim.run_id, name);
     let model = app.model(story.run.model.as_deref()).map_err(|e| CannotBeDone(format!("{e:#}")))?;
 
     let git = match story.repo.clone() {
-        Some(repo) => Some(staged(&log, "fetch", find_base(story, &repo)).await?),
+        Some(repo) => {
+            let stage = stage("fetch");
+            Some(stage.run(log, find_base(story, &repo, &stage)).await?)
+        }
         None => None,
     };
 
-    let earlier = story.run.sandbox_id.clone();
-    let (sandbox, gateway, is_new) =
-        staged(&log, "sandbox", open_sandbox(story, git.as_ref(), earlier.as_deref())).await?;
+    let opening = open_sandbox(story, git.as_ref(), earlier.as_deref());
+    let (sandbox, gateway, is_new) = stage("sandbox").run(log, opening).await?;
     let mut setup_env = BTreeMap::new();
     let mut setup_failed = None;
     if is_new {
+        // The one with the work is lost, and what it left elsewhere is kept without this one.
+        if story.stop.is_cancelled() {
+            return Err(Stopped.into());
+        }
         if let Some(git) = &git {
-            staged(&log, "checkout", git.checkout.check_out(&*sandbox)).await?;
+            stage("checkout").run(log, git.checkout.check_out(&*sandbox)).await?;
             let kept = git.checkout.work.is_some() || git.checkout.base != git.base;
             for sentence in &git.lacking {
                 log.notice(sentence.as_str()).await?;
             }
-            if let Some(text) = arrival(earlier.is_some(), kept, &history) {
+            if let Some(text) = arrival(earlier.is_some(), kept, history) {
                 log.append(&Entry::Notice { text: text.to_owned(), to_model: true }).await.map_err(|e| anyhow!(e))?;
             }
         }
         if let Some(repo) = story.repo.as_ref().filter(|r| !r.setup_commands.trim().is_empty()) {
-            let done = staged(&log, "setup", setup::run(&*sandbox, &repo.setup_commands)).await?;
+            let stage = stage("setup");
+            let running = setup::run(&*sandbox, &repo.setup_commands, |bytes| stage.output(bytes));
+            let done = tokio::select! {
+                done = stage.run(log, running) => done?,
+                () = story.stop.cancelled() => return Err(Stopped.into()),
+            };
             if let Some(failed) = &done.failed {
                 log.notice(failed.as_str()).await?;
             }
@@ -170,18 +205,24 @@ fn arrival(lost: bool, kept: bool, history: &[Entry]) -> Option<&'static str> {
 }
 
 /// Brings the mirror up to date and finds the commit to start from, once: later attempts keep the first one's base.
-async fn find_base(story: &mut Story, repo: &Repo) -> Result<Git> {
+async fn find_base(story: &mut Story, repo: &Repo, stage: &Stage) -> Result<Git> {
     let app = story.app.clone();
     let mirror = Mirror::of(&app.config.data_dir, repo.id);
     let run = &mut story.run;
-    if let Err(error) = mirror.fetch(&repo.origin, run.base_commit.as_deref()).await {
+    let shown = stage.clone();
+    let progress = Arc::new(move |line: &str| shown.output(format!("{line}\n").as_bytes()));
+    let fetched = tokio::select! {
+        fetched = mirror.fetch_showing(&repo.origin, run.base_commit.as_deref(), Some(progress)) => fetched.map_err(Into::into),
+        () = story.stop.cancelled() => Err(anyhow::Error::from(Stopped)),
+    };
+    if let Err(error) = fetched {
         // A run that goes on does not need its origin for that.
         let known = match &run.base_commit {
             Some(base) => mirror.has(base).await?,
             None => false,
         };
         if !known {
-            return Err(error.into());
+            return Err(error);
         }
         tracing::warn!(run.id, %error, "fetching the origin; going on with what is here");
     }
@@ -324,17 +365,4 @@ fn context(story: &Story, git: Option<&Git>, setup_failed: Option<&str>) -> Stri
         text.push_str(&format!("The repository's setup commands did not all succeed. {failed}\n"));
     }
     text
-}
-
-/// Does a step and notes in the trace how long it took and whether it worked.
-async fn staged<T>(log: &RunLog, name: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
-    let began = Instant::now();
-    let done = step.await;
-    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (state, detail) = match &done {
-        Ok(_) => ("done", None),
-        Err(error) => ("failed", Some(error.to_string())),
-    };
-    log.note("stage", json!({ "name": name, "state": state, "ms": ms, "detail": detail })).await?;
-    done
 }

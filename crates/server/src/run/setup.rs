@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
-use codegen_sandbox::{EndedBy, Error, Exec, Sandbox, User};
+use codegen_sandbox::{EndedBy, Error, Event, Exec, Sandbox, User};
 
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Output that a failure shows.
@@ -40,11 +40,11 @@ pub struct Setup {
     pub failed: Option<String>,
 }
 
-/// Runs the commands; a failing one is no error but told in [`Setup::failed`].
+/// Runs the commands, showing their output as it comes; a failing one is no error but told in [`Setup::failed`].
 ///
 /// # Errors
 /// When the sandbox fails.
-pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
+pub async fn run(sandbox: &dyn Sandbox, commands: &str, mut show: impl FnMut(&[u8])) -> Result<Setup> {
     let dir = format!("{}/.codegen-setup", sandbox.scratch());
     let exec = |user| Exec {
         key: None,
@@ -57,11 +57,23 @@ pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
         output_cap: None,
     };
     // Where only one id can be mapped, setup has the agent's rights; `apt-get` then says no by itself.
-    let (user, running) = match sandbox.start(exec(User::Setup)).await {
+    let (user, mut running) = match sandbox.start(exec(User::Setup)).await {
         Err(Error::HostRefuses(_) | Error::Start(_)) => (User::Agent, sandbox.start(exec(User::Agent)).await?),
         started => (User::Setup, started?),
     };
-    let done = running.complete().await.context("running the setup commands")?;
+    let mut tail = Vec::new();
+    let exit = loop {
+        match running.events.recv().await {
+            Some(Event::Output { bytes, .. }) => {
+                show(&bytes);
+                tail.extend(bytes);
+                // A character has at most four bytes.
+                tail.drain(..tail.len().saturating_sub(SHOWN * 4));
+            }
+            Some(Event::Exited(exit)) => break exit,
+            None => return Err(Error::Gone(sandbox.id().to_owned())).context("running the setup commands"),
+        }
+    };
     let simple = |argv: &[&str]| Exec {
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         user,
@@ -73,7 +85,7 @@ pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
         let hand_over = simple(&["sh", "-c", HAND_OVER, "sh", sandbox.workspace()]);
         sandbox.start(hand_over).await?.complete().await.context("giving the workspace to the agent")?;
     }
-    if done.exit.code != 0 {
+    if exit.code != 0 {
         let failed = sandbox.start(read("failed")).await?.complete().await?.stdout;
         let failed = String::from_utf8_lossy(&failed).into_owned();
         let line = failed.split(' ').next().and_then(|l| l.parse::<usize>().ok());
@@ -82,12 +94,12 @@ pub async fn run(sandbox: &dyn Sandbox, commands: &str) -> Result<Setup> {
             (Some(line), Some(command)) => format!("line {line} (`{}`)", command.trim()),
             _ => "the commands".to_owned(),
         };
-        let how = match done.exit.ended_by {
+        let how = match exit.ended_by {
             Some(EndedBy::Timeout) => format!("took longer than {} minutes", TIMEOUT.as_secs() / 60),
             Some(EndedBy::Memory) => "used more memory than the sandbox may".to_owned(),
-            Some(EndedBy::Kill) | None => format!("ended with exit code {}", done.exit.code),
+            Some(EndedBy::Kill) | None => format!("ended with exit code {}", exit.code),
         };
-        let output = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).trim().to_owned();
+        let output = String::from_utf8_lossy(&tail).trim().to_owned();
         let skipped = output.chars().count().saturating_sub(SHOWN);
         let tail: String = output.chars().skip(skipped).collect();
         return Ok(Setup {

@@ -19,12 +19,12 @@ use crate::{
     git_host::{commit_file, git, git_raw},
 };
 
-struct Scene {
-    dir: tempfile::TempDir,
-    app: Arc<App>,
+pub struct Scene {
+    pub dir: tempfile::TempDir,
+    pub app: Arc<App>,
 }
 
-fn call(name: &str, input: Value) -> Value {
+pub fn call(name: &str, input: Value) -> Value {
     json!({ "text": "", "calls": [{ "name": name, "input": input }] })
 }
 
@@ -53,15 +53,24 @@ pub fn mending() -> Vec<Value> {
 }
 
 async fn open(dir: &Path) -> Arc<App> {
+    open_with(dir, |_| {}).await
+}
+
+async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Arc<App> {
     let mut config = Config::defaults(&dir.join("data"));
     config.max_concurrent_runs = 2;
+    configure(&mut config);
     let engine = engine(&dir.join("data"));
     App::open(config, engine).await.unwrap().0
 }
 
 impl Scene {
     /// An origin whose test fails.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["init", "-q", "--bare", "origin.git"]);
         git(dir.path(), &["clone", "-q", "origin.git", "work"]);
@@ -70,19 +79,19 @@ impl Scene {
         std::fs::write(work.join("total.py"), "def total(xs):\n    return 0\n").unwrap();
         commit_file(&work, "test_total.py", "from total import total\nassert total([1, 2]) == 3, 'wrong sum'\n");
         git(&work, &["push", "-q", "origin", "main"]);
-        let app = open(dir.path()).await;
+        let app = open_with(dir.path(), configure).await;
         Self { dir, app }
     }
 
-    fn origin(&self) -> PathBuf {
+    pub fn origin(&self) -> PathBuf {
         self.dir.path().join("origin.git")
     }
 
-    fn work(&self) -> PathBuf {
+    pub fn work(&self) -> PathBuf {
         self.dir.path().join("work")
     }
 
-    async fn repo(&self, origin: &Path) -> Repo {
+    pub async fn repo(&self, origin: &Path) -> Repo {
         let (org, _) = self.app.store.first_org_and_admin().await.unwrap();
         let new = NewRepo::of_origin(&origin.display().to_string(), Some("main"));
         self.app.store.create_repo(org.id, new, self.app.now()).await.unwrap()
@@ -94,7 +103,7 @@ impl Scene {
         format!("scripted:{}", path.display())
     }
 
-    async fn queue(&self, repo: Option<&Repo>, replies: &[Value]) -> Run {
+    pub async fn queue(&self, repo: Option<&Repo>, replies: &[Value]) -> Run {
         let (org, user) = self.app.store.first_org_and_admin().await.unwrap();
         let new = NewRun {
             user_id: user.id,
@@ -109,18 +118,18 @@ impl Scene {
         self.app.store.create_run(org.id, new, self.app.now()).await.unwrap()
     }
 
-    async fn work_on(&self, run: &Run) -> Run {
+    pub async fn work_on(&self, run: &Run) -> Run {
         worker::execute_one(self.app.clone(), run.id).await.unwrap();
         self.app.store.run_by_id(run.id).await.unwrap()
     }
 
     /// Bodies of the log's entries of one kind.
-    async fn entries(&self, run: &Run, kind: &str) -> Vec<Value> {
+    pub async fn entries(&self, run: &Run, kind: &str) -> Vec<Value> {
         let rows = self.app.store.log(run.id, 0, 1000).await.unwrap();
         rows.iter().filter(|r| r.kind == kind).map(|r| serde_json::from_str(&r.body).unwrap()).collect()
     }
 
-    async fn diff(&self, run: &Run) -> String {
+    pub async fn diff(&self, run: &Run) -> String {
         String::from_utf8(self.app.store.blob(run.org_id, run.id, "diff").await.unwrap().unwrap()).unwrap()
     }
 
@@ -146,7 +155,7 @@ impl Scene {
         }
     }
 
-    async fn until(&self, run: &Run, what: impl AsyncFn(&Run) -> bool) {
+    pub async fn until(&self, run: &Run, what: impl AsyncFn(&Run) -> bool) {
         let mut changes = self.app.store.subscribe();
         while !what(&self.app.store.run_by_id(run.id).await.unwrap()).await {
             tokio::time::timeout(std::time::Duration::from_secs(60), changes.recv())
@@ -188,8 +197,14 @@ async fn a_failing_test_is_mended_and_ends_as_a_pushed_branch_with_a_pull_reques
     let effects = scene.app.store.effects(run.id).await.unwrap();
     assert!(effects.iter().all(|e| e.settled_at.is_some()), "{effects:?}");
     assert!(scene.app.engine.inventory().await.unwrap().is_empty(), "the sandbox is gone");
-    let stages: Vec<Value> = scene.entries(&run, "stage").await.into_iter().map(|s| s["name"].clone()).collect();
-    assert_eq!(stages, ["fetch", "sandbox", "checkout"]);
+    let stages = scene.entries(&run, "stage").await;
+    let in_state = |state: &str| -> Vec<Value> {
+        stages.iter().filter(|s| s["state"] == state).map(|s| s["name"].clone()).collect()
+    };
+    assert_eq!(in_state("started"), ["fetch", "sandbox", "checkout"]);
+    assert_eq!(in_state("done"), ["fetch", "sandbox", "checkout"]);
+    let ended = |s: &&Value| s["state"] == "done";
+    assert!(stages.iter().filter(ended).all(|s| s["started_at"].as_str() <= s["ended_at"].as_str()), "{stages:?}");
 }
 
 #[tokio::test]

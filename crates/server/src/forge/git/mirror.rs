@@ -8,7 +8,11 @@ use std::{
 
 use tokio::io::AsyncRead;
 
-use super::{Error, address, check_origin, process::Git, without_credentials};
+use super::{
+    Error, address, check_origin,
+    process::{Git, Progress},
+    without_credentials,
+};
 
 pub(super) const NETWORK: Duration = Duration::from_secs(30 * 60);
 /// What a diff starts from where a repository had no commit.
@@ -121,6 +125,19 @@ impl Mirror {
     /// # Errors
     /// A sentence when the origin cannot be used.
     pub async fn fetch(&self, origin: &str, commit: Option<&str>) -> Result<(), Error> {
+        self.fetch_showing(origin, commit, None).await
+    }
+
+    /// [`Mirror::fetch`], telling git's lines of progress.
+    ///
+    /// # Errors
+    /// A sentence when the origin cannot be used.
+    pub async fn fetch_showing(
+        &self,
+        origin: &str,
+        commit: Option<&str>,
+        progress: Option<Progress>,
+    ) -> Result<(), Error> {
         check_origin(origin)?;
         let _lock = self.lock().await?;
         self.init().await?;
@@ -129,9 +146,10 @@ impl Mirror {
             self.git(doing.clone())
                 .credentials_of(origin)
                 .timeout(NETWORK)
+                .progress(progress.clone())
                 .args([
                     "fetch",
-                    "--quiet",
+                    if progress.is_some() { "--progress" } else { "--quiet" },
                     "--prune",
                     "--no-tags",
                     "--no-write-fetch-head",

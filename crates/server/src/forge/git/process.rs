@@ -51,6 +51,21 @@ const PASSED_ON: &[&str] = &[
 const MAX_STDOUT: u64 = 256 << 20;
 const MAX_STDERR: u64 = 64 << 10;
 
+/// How git's lines of progress begin.
+const COUNTS: &[&str] = &[
+    "Enumerating objects",
+    "Counting objects",
+    "Compressing objects",
+    "Receiving objects",
+    "Resolving deltas",
+    "Unpacking objects",
+    "Checking connectivity",
+    "Total ",
+];
+
+/// Told a line of progress.
+pub type Progress = std::sync::Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What a git command reads.
 enum Input {
     Nothing,
@@ -64,6 +79,7 @@ pub(super) struct Git {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     input: Input,
+    progress: Option<Progress>,
     timeout: Duration,
 }
 
@@ -83,6 +99,7 @@ impl Git {
             args: vec![],
             env: vec![],
             input: Input::Nothing,
+            progress: None,
             timeout: Duration::from_secs(60),
         }
     }
@@ -105,6 +122,12 @@ impl Git {
 
     pub fn stream(mut self, reader: impl AsyncRead + Send + 'static) -> Self {
         self.input = Input::Stream(Box::pin(reader));
+        self
+    }
+
+    /// Tells lines of progress instead of keeping them; the command must be one that writes some.
+    pub fn progress(mut self, progress: Option<Progress>) -> Self {
+        self.progress = progress;
         self
     }
 
@@ -143,7 +166,7 @@ impl Git {
 
     /// Runs it, whatever git says.
     pub async fn end(self) -> Result<Ended, Error> {
-        let Self { doing, dir, args, env, input, timeout } = self;
+        let Self { doing, dir, args, env, input, progress, timeout } = self;
         let io = |e| Error::Io(doing.clone(), e);
         let mut command = Command::new("git");
         command
@@ -198,7 +221,7 @@ impl Git {
         };
         let work = async {
             let (fed, stdout, stderr, status) =
-                tokio::join!(feed, read(stdout, MAX_STDOUT), read(stderr, MAX_STDERR), child.wait());
+                tokio::join!(feed, read(stdout, MAX_STDOUT), read_told(stderr, progress), child.wait());
             fed?;
             Ok((status?, stdout?, stderr?))
         };
@@ -222,6 +245,40 @@ async fn read(reader: Option<impl AsyncRead + Unpin>, cap: u64) -> std::io::Resu
         tokio::io::copy(&mut reader, &mut tokio::io::sink()).await?;
     }
     Ok(kept)
+}
+
+/// Reads standard error; what only says how far git is, or which refs it changed, is told or left out.
+async fn read_told(reader: Option<impl AsyncRead + Unpin>, progress: Option<Progress>) -> std::io::Result<Vec<u8>> {
+    let Some(progress) = progress else { return read(reader, MAX_STDERR).await };
+    let Some(mut reader) = reader else { return Ok(Vec::new()) };
+    let (mut kept, mut waiting, mut buffer) = (Vec::new(), Vec::new(), vec![0; 8 << 10]);
+    loop {
+        let n = reader.read(&mut buffer).await?;
+        waiting.extend_from_slice(&buffer[..n]);
+        while let Some(end) = waiting
+            .iter()
+            .position(|b| matches!(b, b'\n' | b'\r'))
+            .or((n == 0 && !waiting.is_empty()).then(|| waiting.len() - 1))
+        {
+            let line: Vec<u8> = waiting.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end();
+            let counts = text.strip_prefix("remote: ").unwrap_or(text);
+            if COUNTS.iter().any(|begin| counts.starts_with(begin)) {
+                progress(text);
+            } else if !text.is_empty()
+                && !text.starts_with([' ', '\t'])
+                && !text.starts_with("From ")
+                && kept.len() < MAX_STDERR as usize
+            {
+                kept.extend_from_slice(text.as_bytes());
+                kept.push(b'\n');
+            }
+        }
+        if n == 0 {
+            return Ok(kept);
+        }
+    }
 }
 
 /// Kills git's helpers (transport, index-pack) together with it when the command is given up.
