@@ -1,17 +1,24 @@
 //! `codegen agent` and `codegen agents`: runs on a server.
 
+use std::{io::Write as _, path::PathBuf};
+
 use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{CommandFactory as _, error::ErrorKind};
+use serde_json::{Map, Value, json};
 
 use crate::{client::Client, render::Renderer};
 
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["prompt", "id"])))]
+#[command(
+    group(clap::ArgGroup::new("what").required(true).args(["prompt", "id"])),
+    override_usage = "codegen agent --prompt <PROMPT> [OPTIONS]\n       codegen agent --id <ID> [OPTIONS] [COMMAND]"
+)]
 pub struct Args {
     /// What the agent shall do
     #[arg(long)]
     prompt: Option<String>,
-    /// Show this run
+    /// This run
     #[arg(long)]
     id: Option<i64>,
     /// Repository, as `codegen repo list` numbers it
@@ -21,67 +28,200 @@ pub struct Args {
     #[arg(long, requires = "prompt")]
     model: Option<String>,
     /// Watch the run until it ends
-    #[arg(long)]
+    #[arg(long, global = true)]
     follow: bool,
-    /// Print the run (with --follow: its events, one a line) as JSON
-    #[arg(long)]
+    /// Print the answer (with --follow and for logs: events, one a line) as JSON
+    #[arg(long, global = true)]
     json: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+/// What to do with a run; without one it is shown.
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Print the run's trace so far
+    Logs,
+    /// Print what the run changed, as a patch
+    Diff,
+    /// Stop the run; its work is kept
+    Stop,
+    /// Send the run a message: a live one takes it at its next step, one that has ended goes on with it
+    Resume {
+        /// What the agent shall do next
+        text: String,
+        /// Image to send with it (png, jpeg, gif or webp)
+        #[arg(long = "image", value_name = "FILE")]
+        images: Vec<PathBuf>,
+    },
 }
 
 #[derive(clap::Args)]
 pub struct ListArgs {
-    /// Print the server's page as JSON
+    /// Print the server's runs as JSON
     #[arg(long)]
     json: bool,
     /// Most runs to list
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
     limit: u32,
+    /// Only those that are so: ACTIVE, COMPLETE, ERROR, FAILED, CANCELLED, ...
+    #[arg(long, value_parser = str_upper)]
+    status: Option<String>,
+    /// Only those from here: API, SLACK, GITHUB, LINEAR, LOCAL, ...
+    #[arg(long, value_parser = str_upper)]
+    source: Option<String>,
+    /// Only those of this user
+    #[arg(long, conflicts_with = "mine")]
+    user_id: Option<i64>,
+    /// Only your own
+    #[arg(long)]
+    mine: bool,
 }
 
-/// Starts a run or shows one, and follows it if asked to.
+fn str_upper(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.to_ascii_uppercase())
+}
+
+/// Starts a run, or shows, follows, continues or stops one.
 pub async fn agent(args: Args) -> Result<()> {
     let client = Client::from_login()?;
-    let run = match (args.id, args.prompt) {
-        (Some(id), _) => client.get(&client.org_path(&format!("/agent/run/{id}"))).await?,
-        (None, Some(prompt)) => {
-            let mut body = Map::new();
-            body.insert("prompt".to_owned(), Value::from(prompt));
-            if let Some(repo_id) = args.repo_id {
-                body.insert("repo_id".to_owned(), Value::from(repo_id));
-            }
-            if let Some(model) = args.model {
-                body.insert("model".to_owned(), Value::from(model));
-            }
-            client.post(&client.org_path("/agent/run"), &Value::Object(body)).await?
+    let Some(id) = args.id else {
+        if args.action.is_some() {
+            let message = "logs, diff, stop and resume are of a run: name it with --id";
+            crate::Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
         }
-        (None, None) => bail!("give --prompt or --id"),
+        let mut body = Map::new();
+        body.insert("prompt".to_owned(), Value::from(args.prompt.context("give --prompt or --id")?));
+        if let Some(repo_id) = args.repo_id {
+            body.insert("repo_id".to_owned(), Value::from(repo_id));
+        }
+        if let Some(model) = args.model {
+            body.insert("model".to_owned(), Value::from(model));
+        }
+        let run = client.post(&client.org_path("/agent/run"), &Value::Object(body)).await?;
+        return shown(&client, &run, None, args.follow, args.json).await;
     };
-    if !args.follow {
-        print_run(&run, args.json);
+    let path = client.org_path(&format!("/agent/run/{id}"));
+    match args.action {
+        None => shown(&client, &client.get(&path).await?, None, args.follow, args.json).await,
+        Some(Action::Logs) if args.follow => {
+            shown(&client, &client.get(&path).await?, None, args.follow, args.json).await
+        }
+        Some(Action::Logs) => {
+            let mut renderer = Renderer::new(args.json);
+            client.events_so_far(id, |kind, body| renderer.event(kind, body)).await?;
+            renderer.end();
+            Ok(())
+        }
+        Some(Action::Diff) => {
+            let diff = format!("{path}/diff");
+            let text = if args.json { format!("{}\n", client.json(&diff).await?) } else { client.text(&diff).await? };
+            // A closed pipe is the reader's wish to see no more.
+            std::io::stdout().write_all(text.as_bytes()).ok();
+            Ok(())
+        }
+        Some(Action::Stop) => {
+            let run = client.post(&client.org_path("/agent/run/stop"), &json!({ "agent_run_id": id })).await?;
+            // Who stops a run and sees that it stopped has succeeded.
+            let ended = shown(&client, &run, None, args.follow, args.json).await;
+            if args.follow {
+                ended.or_else(|error| if error.is::<Ended>() { Ok(()) } else { Err(error) })
+            } else {
+                ended
+            }
+        }
+        Some(Action::Resume { text, images }) => {
+            let images = images.iter().map(data_uri).collect::<Result<Vec<_>>>()?;
+            // What was there before was seen before.
+            let seen = if args.follow { client.events_so_far(id, |_, _| {}).await? } else { None };
+            let body = json!({ "agent_run_id": id, "prompt": text, "images": images });
+            let run = client.post(&client.org_path("/agent/run/resume"), &body).await?;
+            shown(&client, &run, seen, args.follow, args.json).await
+        }
+    }
+}
+
+/// A run that was followed to an end other than COMPLETE.
+#[derive(Debug)]
+struct Ended {
+    id: i64,
+    status: String,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "run {} ended as {}", self.id, self.status)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// Prints a run, or follows it from the entry after `seen` and prints how it ended.
+async fn shown(client: &Client, run: &Value, seen: Option<String>, follow: bool, json: bool) -> Result<()> {
+    if !follow {
+        print_run(run, None, json);
         return Ok(());
     }
     let id = run["id"].as_i64().context("the server's run has no id")?;
-    let mut renderer = Renderer::new(args.json);
-    client.follow(id, |kind, body| renderer.event(kind, body)).await?;
-    let run = client.get(&client.org_path(&format!("/agent/run/{id}"))).await?;
-    if !args.json {
-        print_run(&run, false);
+    let mut renderer = Renderer::new(json);
+    client.follow(id, seen, |kind, body| renderer.event(kind, body)).await?;
+    renderer.end();
+    let path = client.org_path(&format!("/agent/run/{id}"));
+    let run = client.get(&path).await?;
+    if !json {
+        let diff = client.json(&format!("{path}/diff")).await?;
+        println!();
+        print_run(&run, diff["stat"].as_str().filter(|stat| !stat.is_empty()), false);
+        if let Some(branch) = renderer.branch() {
+            println!("branch        {branch}");
+        }
+        println!("used          {}", renderer.used());
     }
     match run["status"].as_str() {
         Some("COMPLETE") => Ok(()),
-        status => bail!("run {id} ended as {}", status.unwrap_or("unknown")),
+        status => Err(Ended { id, status: status.unwrap_or("unknown").to_owned() }.into()),
     }
 }
 
 /// Lists the newest runs.
 pub async fn list(args: ListArgs) -> Result<()> {
     let client = Client::from_login()?;
-    let page = client.get(&client.org_path(&format!("/agent/runs?limit={}", args.limit))).await?;
+    let mut query = String::new();
+    let user_id = if args.mine { client.get("/v1/users/me").await?["id"].as_i64() } else { args.user_id };
+    if let Some(user_id) = user_id {
+        query.push_str(&format!("&user_id={user_id}"));
+    }
+    if let Some(source) = &args.source {
+        // The server says which there are; only letters can be right.
+        if !source.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') {
+            bail!("{source} is no source");
+        }
+        query.push_str(&format!("&source_type={source}"));
+    }
+    let wanted = args.limit as usize;
+    let (mut runs, mut skip) = (Vec::new(), 0);
+    // The server does not filter by status, so pages are read until there are enough.
+    let page = loop {
+        let limit = if args.status.is_some() { 100 } else { args.limit };
+        let mut page = client.get(&client.org_path(&format!("/agent/runs?limit={limit}&skip={skip}{query}"))).await?;
+        let items = page["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        skip += items.len();
+        let is_last = items.len() < limit as usize;
+        runs.extend(
+            items.into_iter().filter(|run| args.status.is_none() || run["status"].as_str() == args.status.as_deref()),
+        );
+        if is_last || runs.len() >= wanted || args.status.is_none() {
+            break page;
+        }
+    };
+    runs.truncate(wanted);
     if args.json {
+        let mut page = page;
+        page["items"] = Value::from(runs);
         println!("{page}");
         return Ok(());
     }
-    for run in page["items"].as_array().into_iter().flatten() {
+    for run in &runs {
         let field = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
         let words = if run["summary"].is_string() { field("summary") } else { field("result") };
         let words: String = words.lines().next().unwrap_or_default().chars().take(60).collect();
@@ -90,17 +230,32 @@ pub async fn list(args: ListArgs) -> Result<()> {
     Ok(())
 }
 
-fn print_run(run: &Value, json: bool) {
+fn print_run(run: &Value, stat: Option<&str>, json: bool) {
     if json {
         println!("{run}");
         return;
     }
     let field = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
     println!("run {}: {}\n{}", run["id"], field("status"), field("web_url"));
-    for pull_request in run["github_pull_requests"].as_array().into_iter().flatten() {
-        println!("pull request: {}", pull_request["url"].as_str().unwrap_or("-"));
-    }
-    if run["result"].is_string() {
+    if run["result"].is_string() && stat.is_none() {
         println!("{}", field("result"));
     }
+    if let Some(stat) = stat {
+        println!("{}", stat.trim_end());
+    }
+    for pull_request in run["github_pull_requests"].as_array().into_iter().flatten() {
+        println!("pull request  {}", pull_request["url"].as_str().unwrap_or("-"));
+    }
+}
+
+fn data_uri(path: &PathBuf) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let kind = match bytes.as_slice() {
+        [0x89, b'P', b'N', b'G', ..] => "png",
+        [0xff, 0xd8, 0xff, ..] => "jpeg",
+        [b'G', b'I', b'F', b'8', ..] => "gif",
+        [b'R', b'I', b'F', b'F', ..] => "webp",
+        _ => bail!("{} is no png, jpeg, gif or webp image", path.display()),
+    };
+    Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
 }

@@ -3,6 +3,7 @@
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use codegen_server::sse::EventParser;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -57,6 +58,13 @@ impl Login {
         }
     }
 }
+
+/// Between two tries to follow a run.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Tries without an event, a minute's worth.
+const MOST_FAILURES: u32 = 120;
+/// The server says something at least every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// A server that refused a request.
 #[derive(Debug)]
@@ -150,10 +158,43 @@ impl Client {
         response.json().await.context("reading the server's answer")
     }
 
-    /// Follows a run's events to their end, resuming after a broken connection; each durable event is given once.
-    pub async fn follow(&self, run_id: i64, mut on_event: impl FnMut(&str, &Value)) -> Result<()> {
+    /// GET, answered with text.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let response = self.send(self.http.get(format!("{}{path}", self.url))).await?;
+        response.text().await.context("reading the server's answer")
+    }
+
+    /// GET of JSON from an address that has other forms too.
+    pub async fn json(&self, path: &str) -> Result<Value> {
+        let request = self.http.get(format!("{}{path}", self.url)).header("Accept", "application/json");
+        self.send(request).await?.json().await.context("reading the server's answer")
+    }
+
+    /// Gives a run's events from the entry after `seen` until there are no more now; returns the newest entry's number.
+    pub async fn events_so_far(&self, run_id: i64, mut on_event: impl FnMut(&str, &Value)) -> Result<Option<String>> {
+        let path = self.org_path(&format!("/agent/run/{run_id}/events?until_now=true"));
+        let mut bytes = self.send(self.http.get(format!("{}{path}", self.url))).await?.bytes_stream();
+        let (mut parser, mut last_id) = (EventParser::default(), None);
+        while let Some(chunk) = bytes.next().await {
+            for event in parser.push(&chunk.context("reading the run's events")?) {
+                if event.kind != "end" {
+                    on_event(&event.kind, &serde_json::from_str(&event.data).unwrap_or(Value::Null));
+                }
+                last_id = event.id.or(last_id);
+            }
+        }
+        Ok(last_id)
+    }
+
+    /// Follows a run's events from the entry after `last_id` to their end, going on after a broken connection or a
+    /// restart of the server; each durable event is given once.
+    pub async fn follow(
+        &self,
+        run_id: i64,
+        mut last_id: Option<String>,
+        mut on_event: impl FnMut(&str, &Value),
+    ) -> Result<()> {
         let path = self.org_path(&format!("/agent/run/{run_id}/events"));
-        let mut last_id: Option<String> = None;
         let mut failures = 0;
         loop {
             let mut request = self.http.get(format!("{}{path}", self.url));
@@ -162,31 +203,34 @@ impl Client {
             }
             let response = match self.send(request).await {
                 Ok(response) => response,
-                Err(e) if e.is::<Refused>() || failures >= 30 => return Err(e),
+                Err(error) if failures >= MOST_FAILURES || is_final(&error) => return Err(error),
                 Err(_) => {
                     failures += 1;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    tokio::time::sleep(AGAIN).await;
                     continue;
                 }
             };
             let mut bytes = response.bytes_stream();
             let mut parser = EventParser::default();
-            while let Some(Ok(chunk)) = bytes.next().await {
+            while let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE, bytes.next()).await {
                 failures = 0;
                 for event in parser.push(&chunk) {
                     if event.kind == "end" {
                         return Ok(());
                     }
-                    if let Some(id) = event.id {
-                        last_id = Some(id);
-                    }
+                    last_id = event.id.or(last_id);
                     on_event(&event.kind, &serde_json::from_str(&event.data).unwrap_or(Value::Null));
                 }
             }
             failures += 1;
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(AGAIN).await;
         }
     }
+}
+
+/// Whether asking again would give the same answer: a server that restarts behind a proxy answers 502 or 503 meanwhile.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.status < 500 && refused.status != 429)
 }
 
 /// The readable part of an error body: `message`, or the 422 list as one line each.
@@ -207,59 +251,9 @@ fn refusal_text(body: &Value) -> Option<String> {
     Some(lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// One server-sent event.
-#[derive(Debug, Default, PartialEq)]
-struct SentEvent {
-    id: Option<String>,
-    kind: String,
-    data: String,
-}
-
-/// Cuts a byte stream into server-sent events (the HTML standard's event stream format, as far as our server uses it).
-#[derive(Debug, Default)]
-struct EventParser {
-    buffer: Vec<u8>,
-    event: SentEvent,
-}
-
-impl EventParser {
-    fn push(&mut self, chunk: &[u8]) -> Vec<SentEvent> {
-        self.buffer.extend_from_slice(chunk);
-        let mut events = Vec::new();
-        while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.buffer.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            let line = line.trim_end_matches(['\n', '\r']);
-            if line.is_empty() {
-                let event = std::mem::take(&mut self.event);
-                if !event.data.is_empty() {
-                    events.push(event);
-                }
-                continue;
-            }
-            let (field, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match field {
-                "id" => self.event.id = Some(value.to_owned()),
-                "event" => value.clone_into(&mut self.event.kind),
-                "data" => {
-                    if !self.event.data.is_empty() {
-                        self.event.data.push('\n');
-                    }
-                    self.event.data.push_str(value);
-                }
-                _ => {}
-            }
-        }
-        events
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -267,23 +261,5 @@ mod tests {
         let body =
             serde_json::json!({"detail": [{"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"}]});
         assert_eq!(refusal_text(&body).unwrap(), "body.prompt: Field required");
-    }
-
-    proptest! {
-        #[test]
-        fn events_do_not_depend_on_how_the_bytes_were_cut(cuts in prop::collection::vec(1usize..9, 1..40)) {
-            let text = b": keep-alive\n\nid: 1\nevent: reply\ndata: {\"a\":1}\n\nevent: end\ndata: {}\n\n";
-            let mut parser = EventParser::default();
-            let mut events = Vec::new();
-            let (mut rest, mut cuts) = (&text[..], cuts.into_iter().cycle());
-            while !rest.is_empty() {
-                let (head, tail) = rest.split_at(cuts.next().unwrap().min(rest.len()));
-                events.extend(parser.push(head));
-                rest = tail;
-            }
-            prop_assert_eq!(events.len(), 2);
-            prop_assert_eq!(events[0].id.as_deref(), Some("1"));
-            prop_assert_eq!(&events[1].kind, "end");
-        }
     }
 }

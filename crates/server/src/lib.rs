@@ -21,6 +21,7 @@ pub mod incarnation;
 pub mod once;
 pub mod prune;
 mod run;
+pub mod sse;
 mod token;
 mod watch;
 pub mod worker;

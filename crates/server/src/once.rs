@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use codegen_store::{NewRepo, NewRun, Run};
 use serde_json::Value;
-use tokio::{sync::broadcast::error::RecvError, task::JoinHandle};
+use tokio::task::JoinHandle;
 
-use crate::{App, Zygote, config::Config, engine, forge::git, worker};
+use crate::{App, Zygote, config::Config, engine, forge::git, sse::EventParser, worker};
 
 /// What to do.
 #[derive(Debug)]
@@ -121,35 +121,33 @@ impl Once {
         Stopper { app: self.app.clone(), run: self.run.clone() }
     }
 
-    /// Gives each durable entry (its kind and body) to `on_event` until the run has ended.
+    /// Gives each entry and what is said live (kind and body) to `on_event` until the run has ended.
     ///
     /// # Errors
     /// When the platform itself failed.
     pub async fn follow(mut self, mut on_event: impl FnMut(&str, &Value)) -> Result<End> {
         let store = self.app.store.clone();
-        let mut changes = store.subscribe();
-        let mut seen = 0;
-        let mut ended = false;
+        let mut viewer = self.app.watches.view(&self.run, 0);
+        let mut parser = EventParser::default();
+        let mut show = |bytes: &[u8]| {
+            for event in parser.push(bytes).iter().filter(|event| event.kind != "end") {
+                on_event(&event.kind, &serde_json::from_str(&event.data).unwrap_or(Value::Null));
+            }
+        };
         loop {
-            loop {
-                let rows = store.log(self.run.id, seen, 500).await?;
-                let Some(last) = rows.last() else { break };
-                seen = last.seq;
-                for row in &rows {
-                    on_event(&row.kind, &serde_json::from_str(&row.body).unwrap_or(Value::Null));
-                }
-            }
-            if ended {
-                break;
-            }
             tokio::select! {
-                change = changes.recv() => match change {
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => break,
+                biased;
+                seen = viewer.next() => match seen? {
+                    Some(bytes) => show(&bytes),
+                    None => break (&mut self.work).await.context("the run's task ended abnormally")??,
                 },
                 done = &mut self.work => {
                     done.context("the run's task ended abnormally")??;
-                    ended = true;
+                    viewer.until_now();
+                    while let Some(bytes) = viewer.next().await? {
+                        show(&bytes);
+                    }
+                    break;
                 }
             }
         }

@@ -76,6 +76,7 @@ pub struct Viewer {
     /// Newest entry that went out.
     seen: i64,
     state: State,
+    until_now: bool,
 }
 
 enum State {
@@ -139,7 +140,14 @@ impl Watches {
         });
         // Subscribed before the first reading, so that nothing falls in between.
         let (watch, frames) = (watch.clone(), Some(watch.frames.subscribe()));
-        Viewer { watches: self.clone(), watch, frames, seen: seen.min(run.log_seq), state: State::Behind }
+        Viewer {
+            watches: self.clone(),
+            watch,
+            frames,
+            seen: seen.min(run.log_seq),
+            state: State::Behind,
+            until_now: false,
+        }
     }
 }
 
@@ -169,6 +177,11 @@ impl Watch {
 }
 
 impl Viewer {
+    /// Ends when all that there is now has been seen.
+    pub fn until_now(&mut self) {
+        self.until_now = true;
+    }
+
     /// The next events as bytes of an event stream; none at the end or when the server goes down.
     ///
     /// # Errors
@@ -223,7 +236,7 @@ impl Viewer {
             self.state = State::Over;
             return Ok(Some(end(&run).into()));
         }
-        self.state = State::Level;
+        self.state = if self.until_now { State::Over } else { State::Level };
         Ok(None)
     }
 }

@@ -7,5 +7,6 @@ mod keep;
 mod run;
 mod serve;
 mod server;
+mod steer;
 mod survive;
 mod tidy;

@@ -21,9 +21,13 @@ pub struct Server<'a> {
 
 impl<'a> Server<'a> {
     pub fn start(fixture: &'a Fixture, env: &[(&str, &str)]) -> Self {
+        Self::start_at(fixture, env, "127.0.0.1:0")
+    }
+
+    pub fn start_at(fixture: &'a Fixture, env: &[(&str, &str)], addr: &str) -> Self {
         let mut process = fixture
             .codegen()
-            .args(["serve", "--addr", "127.0.0.1:0"])
+            .args(["serve", "--addr", addr])
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()

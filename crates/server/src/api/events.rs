@@ -21,22 +21,25 @@ use crate::App;
 pub struct Events {
     run_id: i64,
     last_event_id: Option<i64>,
+    until_now: bool,
 }
 
 impl Input for Events {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let run_id = fields.path_id("agent_run_id");
         let last_event_id = fields.query_int("last_event_id");
-        Some(Self { run_id: run_id?, last_event_id: last_event_id? })
+        let until_now = fields.query_flag("until_now");
+        Some(Self { run_id: run_id?, last_event_id: last_event_id?, until_now: until_now? })
     }
 }
 
 /// Events of a run, from the entry after `Last-Event-ID`, also taken as `last_event_id` from clients that cannot set
-/// headers; ends with `event: end`.
+/// headers; ends with `event: end`, or with `until_now` at the last entry that there is.
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/run/{agent_run_id}/events", tag = "agents",
     operation_id = "get_agent_run_events_v1_organizations__org_id__agent_run__agent_run_id__events_get",
     params(("agent_run_id" = i64, Path), ("org_id" = i64, Path), ("Last-Event-ID" = Option<i64>, Header),
-        ("last_event_id" = Option<i64>, Query)),
+        ("last_event_id" = Option<i64>, Query),
+        ("until_now" = Option<bool>, Query)),
     responses((status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn get(
@@ -56,7 +59,10 @@ pub async fn get(
             }
         };
     let run = app.store.run(asked.by.org_id, asked.input.run_id).await.map_err(no_run)?;
-    let viewer = app.watches.view(&run, seen);
+    let mut viewer = app.watches.view(&run, seen);
+    if asked.input.until_now {
+        viewer.until_now();
+    }
     let events = futures::stream::unfold(viewer, |mut viewer| async move {
         match viewer.next().await {
             Ok(bytes) => bytes.map(|bytes| (Ok(bytes), viewer)),
