@@ -8,7 +8,7 @@
 """
 import json, os, pathlib, statistics, subprocess, sys, tempfile, time, urllib.request
 
-BINARY = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "target/release/codegen")
+BINARY = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].isdigit() else "target/release/codegen")
 TOKEN = "cgn_benchmark_0123456789"
 
 

@@ -92,7 +92,8 @@ fn who_follows_a_run_sees_each_entry_once_although_the_server_is_killed_and_star
         fixture.codegen().args(["agent", "--id", &id, "--follow", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(follow.stdout.take().unwrap());
     let mut seen = String::new();
-    while !seen.contains("begun") {
+    // Not the command, which has the word too.
+    while !seen.contains("\"text\":\"begun") {
         assert!(out.read_line(&mut seen).unwrap() > 0, "{seen}");
     }
     server.process.kill().unwrap();
