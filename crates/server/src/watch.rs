@@ -4,14 +4,14 @@
 //! the ring goes on from the store, so a slow one costs the run and the others nothing.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use codegen_agent::Delta;
-use codegen_store::{Change, ChangeKind, LogRow, Phase, Run, Store};
+use codegen_store::{Change, ChangeKind, Claim, LogRow, Phase, Run, Store};
 use serde_json::{Value, json};
 use tokio::{
     sync::{
@@ -38,6 +38,8 @@ pub struct Watches {
     store: Store,
     shutdown: CancellationToken,
     open: Mutex<HashMap<i64, Arc<Watch>>>,
+    /// Those who wait for a change of a run's row, by run and attempt.
+    rows: Mutex<BTreeMap<(i64, i64), Arc<Notify>>>,
 }
 
 /// One watched run.
@@ -92,7 +94,7 @@ impl Watches {
     /// None yet.
     pub fn new(store: Store, shutdown: CancellationToken) -> Arc<Self> {
         let changes = store.subscribe();
-        let watches = Arc::new(Self { store, shutdown, open: Mutex::default() });
+        let watches = Arc::new(Self { store, shutdown, open: Mutex::default(), rows: Mutex::default() });
         // Weak, or the store would stay open as long as this waits for its changes.
         tokio::spawn(tell_of_changes(Arc::downgrade(&watches), changes));
         watches
@@ -107,6 +109,23 @@ impl Watches {
         if let Some(watch) = self.watch(run_id) {
             watch.tell(News::Grown);
         }
+    }
+
+    /// Told, from now on, when the claimed run's row may have changed. One waiter a claim, so that a thousand runs do not
+    /// wake for each other's changes.
+    pub fn row_changes(&self, claim: Claim) -> Arc<Notify> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.entry((claim.run_id, claim.attempt)).or_default().clone()
+    }
+
+    /// Nobody waits for changes under this claim any more.
+    pub fn forget_row(&self, claim: Claim) {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).remove(&(claim.run_id, claim.attempt));
+    }
+
+    fn row_changed(&self, run_id: i64) {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.range((run_id, i64::MIN)..=(run_id, i64::MAX)).for_each(|(_, waiter)| waiter.notify_one());
     }
 
     /// Shows what an agent says and nobody keeps.
@@ -336,11 +355,16 @@ async fn tell_of_changes(watches: std::sync::Weak<Watches>, mut changes: broadca
         let change = changes.recv().await;
         let Some(watches) = watches.upgrade() else { return };
         match change {
-            Ok(change) if change.kind == ChangeKind::LogAppended => watches.grown(change.run_id),
-            Ok(_) => {}
+            Ok(change) => match change.kind {
+                ChangeKind::LogAppended => watches.grown(change.run_id),
+                ChangeKind::RunChanged => watches.row_changed(change.run_id),
+                ChangeKind::RunQueued => {}
+            },
             Err(RecvError::Lagged(_)) => {
                 let open = watches.open.lock().unwrap_or_else(PoisonError::into_inner);
                 open.values().for_each(|watch| watch.tell(News::Grown));
+                let rows = watches.rows.lock().unwrap_or_else(PoisonError::into_inner);
+                rows.values().for_each(|waiter| waiter.notify_one());
             }
             Err(RecvError::Closed) => return,
         }

@@ -10,6 +10,7 @@ use axum::{
     middleware::{from_fn_with_state, map_request},
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::ListenerExt as _,
 };
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -38,6 +39,8 @@ pub use health::Requests;
 use crate::App;
 use error::ApiError;
 
+/// A client that takes nothing of what waits for it is disconnected after this.
+const STALLED: Duration = Duration::from_secs(60);
 /// Time for requests under way when the server goes down.
 const DRAIN: Duration = Duration::from_secs(8);
 
@@ -108,6 +111,13 @@ async fn collapse_slashes(mut request: Request) -> Request {
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     let shutdown = app.shutdown.clone();
     let late = shutdown.clone();
+    let listener = listener.tap_io(|stream| {
+        // Small events shall not wait for the acknowledgement of the one before. Errors mean that the peer is gone.
+        stream.set_nodelay(true).ok();
+        // Who takes nothing for so long is gone, or might as well be; what waits for it in the kernel is freed.
+        rustix::net::sockopt::set_tcp_user_timeout(&*stream, u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX))
+            .ok();
+    });
     let served = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown.cancelled_owned());
     tokio::select! {
         served = served.into_future() => served.context("serving HTTP"),

@@ -129,7 +129,7 @@ pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
 async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::CancellationToken) -> Result<()> {
     let (claim, run_id) = (run.claim(), run.id);
     let signals = Signals { let_go, ..Signals::default() };
-    let watch = watch_for_stop(app.clone(), run_id, signals.stop.clone());
+    let watch = watch_for_stop(app.clone(), claim, signals.stop.clone());
     // A JoinSet aborts its task when it is dropped; a bare handle would let it go on.
     let mut task = JoinSet::new();
     task.spawn(execute(app.clone(), run, signals));
@@ -137,6 +137,7 @@ async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::Cancellation
         ended = task.join_next() => ended,
         () = watch => task.join_next().await,
     };
+    app.watches.forget_row(claim);
     let (text, cause) = match ended {
         Some(Ok(Ok(Ended::Done))) | None => return Ok(()),
         Some(Ok(Ok(Ended::LetGo))) => {
@@ -205,8 +206,9 @@ fn room(data_dir: &Path) -> u64 {
 }
 
 /// Returns once someone has asked the run to stop, or it is done.
-async fn watch_for_stop(app: Arc<App>, run_id: i64, stop: tokio_util::sync::CancellationToken) {
-    let mut changes = app.store.subscribe();
+async fn watch_for_stop(app: Arc<App>, claim: Claim, stop: tokio_util::sync::CancellationToken) {
+    let run_id = claim.run_id;
+    let changed = app.watches.row_changes(claim);
     loop {
         match app.store.run_by_id(run_id).await {
             Ok(run) if run.stop_requested || run.phase == Phase::Done => {
@@ -218,14 +220,7 @@ async fn watch_for_stop(app: Arc<App>, run_id: i64, stop: tokio_util::sync::Canc
             Ok(_) => {}
             Err(error) => warn!(run.id = run_id, %error, "looking whether the run shall stop"),
         }
-        loop {
-            match changes.recv().await {
-                Ok(change) if change.run_id == run_id && change.kind == codegen_store::ChangeKind::RunChanged => break,
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => break,
-                Err(RecvError::Closed) => return,
-            }
-        }
+        changed.notified().await;
     }
 }
 
