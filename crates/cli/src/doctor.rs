@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use codegen_server::{Config, engine};
 use serde_json::json;
 
 #[derive(clap::Args)]
@@ -10,11 +11,15 @@ pub struct Args {
     /// Print as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    place: crate::DataDir,
 }
 
 /// Exit status 1 when nothing could run isolated on this host.
 pub fn doctor(args: &Args) -> Result<ExitCode> {
-    let host = codegen_server::engine::probe_host();
+    let zygote = crate::zygote()?;
+    let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
+    let host = crate::async_runtime()?.block_on(engine::probe_host(zygote, &config.data_dir));
     if args.json {
         println!("{}", json!({"isolated": host.isolated, "have": host.have, "missing": host.missing}));
     } else {
@@ -26,7 +31,11 @@ pub fn doctor(args: &Args) -> Result<ExitCode> {
         }
         println!(
             "{}",
-            if host.isolated { "Runs are isolated on this host." } else { "Nothing can run isolated on this host." }
+            if host.isolated {
+                "A command ran isolated in a sandbox in the data directory."
+            } else {
+                "Nothing can run isolated on this host, so no run would start."
+            }
         );
     }
     Ok(if host.isolated { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -19,7 +19,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use codegen_server::{Caller, Zygote};
+use codegen_server::{Caller, Means, Zygote};
 
 /// A self-hosted platform that runs code agents.
 #[derive(Parser)]
@@ -67,12 +67,34 @@ struct DataDir {
     data_dir: Option<PathBuf>,
 }
 
+/// Whether commands are isolated. A flag alone, so that nobody is without isolation by a setting from elsewhere.
+#[derive(clap::Args, Clone, Copy)]
+struct Isolation {
+    /// Run the agent's commands as plain processes of this user, WITHOUT ANY ISOLATION: they reach its files, keys and
+    /// network. For hosts that refuse sandboxes and tasks that are trusted
+    #[arg(long)]
+    unsafe_no_sandbox: bool,
+}
+
 /// Makes the process that sandboxes are cloned from. It must be forked while this process has one thread,
 /// so it comes before the async runtime, and only for the commands that need it.
-fn with_sandboxes(command: impl AsyncFnOnce(Zygote) -> Result<ExitCode>) -> Result<ExitCode> {
-    let caller = Caller::of(|name| std::env::var(name).ok());
-    let zygote = Zygote::fork(caller).context("starting the sandbox zygote")?;
-    async_runtime()?.block_on(command(zygote))
+fn zygote() -> Result<Zygote> {
+    Zygote::fork(caller()).context("starting the sandbox zygote")
+}
+
+fn caller() -> Caller {
+    Caller::of(|name| std::env::var(name).ok())
+}
+
+/// For the commands that run agents.
+fn with_means(isolation: Isolation, command: impl AsyncFnOnce(Means) -> Result<ExitCode>) -> Result<ExitCode> {
+    let means = if isolation.unsafe_no_sandbox {
+        eprintln!("codegen: WARNING: {}", codegen_server::engine::UNISOLATED);
+        Means::Unisolated(caller())
+    } else {
+        Means::Isolated(zygote()?)
+    };
+    async_runtime()?.block_on(command(means))
 }
 
 fn without_sandboxes(command: impl Future<Output = Result<()>>) -> Result<ExitCode> {
@@ -102,8 +124,8 @@ fn in_words(error: &anyhow::Error) -> String {
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        Command::Serve(args) => with_sandboxes(async |zygote| serve::serve(args, zygote).await),
-        Command::Run(args) => with_sandboxes(async |zygote| run::run(args, zygote).await),
+        Command::Serve(args) => with_means(args.isolation, async |means| serve::serve(args, means).await),
+        Command::Run(args) => with_means(args.isolation, async |means| run::run(args, means).await),
         Command::Agent(args) => without_sandboxes(agent::agent(args)),
         Command::Agents(args) => without_sandboxes(agent::list(args)),
         Command::Repo(args) => without_sandboxes(repo::repo(args)),
@@ -111,7 +133,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),
         Command::Df(args) => without_sandboxes(df::df(args)),
-        Command::Prune(args) => with_sandboxes(async |zygote| prune::prune(args, zygote).await),
+        Command::Prune(args) => zygote().and_then(|zygote| async_runtime()?.block_on(prune::prune(args, zygote))),
         Command::Backup(args) => without_sandboxes(backup::backup(args)),
         Command::Restore(args) => without_sandboxes(restore::restore(args)),
         Command::Completion(args) => completion::completion(&args),

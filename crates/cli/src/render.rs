@@ -1,6 +1,6 @@
 //! A run's trace as lines for a person in a terminal.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use codegen_server::{
-    Zygote,
+    Means,
     config::Config,
     once::{Once, Task},
 };
@@ -37,11 +37,13 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    pub isolation: crate::Isolation,
+    #[command(flatten)]
     place: crate::DataDir,
 }
 
 /// Exit status: 0 complete, 1 could not be started, 2 ended without completing, 130 aborted.
-pub async fn run(args: Args, zygote: Zygote) -> Result<ExitCode> {
+pub async fn run(args: Args, means: Means) -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG").unwrap_or_else(|_| "error".into()))
         .with_ansi(crate::colours(&std::io::stderr()))
@@ -63,7 +65,7 @@ pub async fn run(args: Args, zygote: Zygote) -> Result<ExitCode> {
         push: args.push || args.pr,
         open_pr: args.pr,
     };
-    let once = Once::start(config, zygote, task).await?;
+    let once = Once::start(config, means, task).await?;
     let stop = once.stopper();
     tokio::spawn(async move {
         tokio::signal::ctrl_c().await.ok(); // Without a handler Ctrl-C ends the process, which is its second meaning.

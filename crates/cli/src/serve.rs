@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use codegen_server::{App, Zygote, config::Config};
+use codegen_server::{App, Means, config::Config, engine};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -17,11 +17,13 @@ pub struct Args {
     #[arg(long)]
     addr: Option<SocketAddr>,
     #[command(flatten)]
+    pub isolation: crate::Isolation,
+    #[command(flatten)]
     place: crate::DataDir,
 }
 
 /// Serves until it is told to end, then drains.
-pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
+pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG")
@@ -49,7 +51,9 @@ pub async fn serve(args: Args, zygote: Zygote) -> Result<ExitCode> {
     };
     // Port 0 asks the kernel for a free one.
     config.set_addr(listener.local_addr().context("reading the listening address")?);
-    let engine = codegen_server::engine::engine(zygote, &config.data_dir)?;
+    let engine = engine::engine(means, &config.data_dir)?;
+    // A host that refuses is found out now, not by the first run.
+    engine::try_out(&*engine).await.context("trying a sandbox out")?;
     let (app, first_start) = App::open(config, engine).await?;
     println!("codegen is at {}", app.config.public_url);
     if let Some(first) = first_start {

@@ -4,6 +4,8 @@
 pub mod files;
 pub mod local;
 mod tool;
+pub mod unisolated;
+mod variables;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -202,12 +204,19 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// What isolation a sandbox really has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Isolation {
-    /// `local`, later `docker`, `kubernetes`.
+    /// `local` or `unisolated`.
     pub engine: String,
     /// Protections in force, e.g. `user namespace, 65536 ids`, `cgroup v1: memory, pids`.
     pub have: Vec<String>,
     /// Protections this host does not give, each with what to do about it.
     pub missing: Vec<String>,
+}
+
+impl Isolation {
+    /// Whether anything keeps commands from the host.
+    pub fn isolated(&self) -> bool {
+        !self.have.is_empty()
+    }
 }
 
 /// Makes, finds and ends sandboxes.

@@ -1,26 +1,102 @@
 //! Which engine runs agents' commands, and what this host gives it.
 
-use std::{path::Path, sync::Arc};
-
-use anyhow::{Context, Result};
-use codegen_sandbox::{
-    Engine,
-    local::{self, LocalEngine, Zygote},
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use anyhow::{Context, Result, bail};
+use codegen_sandbox::{
+    Engine, Error, Exec, Spec,
+    local::{self, Caller, LocalEngine, Zygote},
+    unisolated::UnisolatedEngine,
+};
+
+/// Said wherever commands run without isolation.
+pub const UNISOLATED: &str = "Commands run WITHOUT ISOLATION (--unsafe-no-sandbox): they are plain processes of codegen's own user, \
+reach its files, keys and network, and no limit or network policy is enforced.";
+
+/// Said where isolation is refused, after what to change.
+pub const WAY_OUT: &str =
+    "where every task and repository is trusted, --unsafe-no-sandbox runs commands without isolation";
+
+/// What an engine is made of. Chosen before the async runtime starts, for a zygote must be forked before it.
+#[derive(Debug)]
+pub enum Means {
+    /// Isolated sandboxes are cloned from this process.
+    Isolated(Zygote),
+    /// `--unsafe-no-sandbox`, and no other setting: plain processes of this host.
+    Unisolated(Caller),
+}
 
 /// The engine over the sandboxes of a data directory.
 ///
 /// # Errors
-/// When the host does not allow isolation; the text says what to change.
-pub fn engine(zygote: Zygote, data_dir: &Path) -> Result<Arc<dyn Engine>> {
-    let engine = LocalEngine::new(zygote, data_dir.join("sandboxes")).context("preparing the sandbox engine")?;
-    Ok(Arc::new(engine))
+/// When the host does not allow isolation and nobody asked to do without; the text says what to change.
+pub fn engine(means: Means, data_dir: &Path) -> Result<Arc<dyn Engine>> {
+    Ok(match means {
+        Means::Isolated(zygote) => Arc::new(
+            LocalEngine::new(zygote, data_dir.join("sandboxes"))
+                .map_err(refused)
+                .context("preparing the sandbox engine")?,
+        ),
+        Means::Unisolated(caller) => Arc::new(
+            UnisolatedEngine::new(caller, &unisolated_dir(data_dir)).context("preparing to run without a sandbox")?,
+        ),
+    })
+}
+
+fn unisolated_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("unisolated")
+}
+
+fn refused(error: Error) -> Error {
+    match error {
+        Error::HostRefuses(what_to_change) => Error::HostRefuses(format!("{what_to_change}; {WAY_OUT}")),
+        other => other,
+    }
+}
+
+/// Ends what an earlier process ran without isolation; for one that isolates.
+///
+/// # Errors
+/// When something of it cannot be ended or removed.
+pub async fn remove_unisolated(data_dir: &Path) -> Result<()> {
+    let dir = unisolated_dir(data_dir);
+    if !dir.exists() {
+        return Ok(());
+    }
+    let engine = UnisolatedEngine::new(Caller::default(), &dir)?;
+    for id in engine.inventory().await? {
+        engine.destroy(&id).await?;
+    }
+    std::fs::remove_dir(&dir).context("removing the folder of commands without isolation")
+}
+
+/// Runs a command in a sandbox of its own, so that a host that refuses is known before a run needs it.
+///
+/// # Errors
+/// When it does not run; the text says what to change.
+pub async fn try_out(engine: &dyn Engine) -> Result<()> {
+    let id = format!("trial-{}", std::process::id());
+    let tried = async {
+        let sandbox = engine.create(&Spec { id: id.clone(), ..Spec::default() }).await.map_err(refused)?;
+        let exec = Exec { argv: vec!["true".to_owned()], ..Exec::default() };
+        let done = sandbox.start(exec).await?.complete().await?;
+        if done.exit.code != 0 {
+            bail!("a command in a sandbox ended with exit code {}", done.exit.code);
+        }
+        Ok(())
+    };
+    let tried = tried.await;
+    engine.destroy(&id).await?;
+    tried
 }
 
 /// What this host gives for isolation.
 #[derive(Debug)]
 pub struct Host {
-    /// Whether anything can run isolated.
+    /// Whether a command did run isolated.
     pub isolated: bool,
     /// Protections there are.
     pub have: Vec<String>,
@@ -28,8 +104,27 @@ pub struct Host {
     pub missing: Vec<String>,
 }
 
-/// Asks the host, without leaving anything behind.
-pub fn probe_host() -> Host {
-    let isolation = local::probe();
-    Host { isolated: isolation.engine == "local", have: isolation.have, missing: isolation.missing }
+/// Asks the host, by a sandbox in the data directory, and leaves nothing behind.
+pub async fn probe_host(zygote: Zygote, data_dir: &Path) -> Host {
+    let known = local::probe();
+    let mut host = Host { isolated: true, have: known.have, missing: known.missing };
+    let made: Vec<&Path> = data_dir.ancestors().take_while(|folder| !folder.exists()).collect();
+    let dir = data_dir.join(format!(".doctor-{}", std::process::id()));
+    let tried = async {
+        let engine = LocalEngine::new(zygote, dir.clone()).map_err(refused)?;
+        let tried = try_out(&engine).await;
+        engine.remove_everything().await?;
+        tried
+    };
+    if let Err(error) = tried.await {
+        let why = format!("{error:#}");
+        // What the host's settings promise is not there, and the reason comes once.
+        host = Host { isolated: false, have: Vec::new(), missing: host.missing };
+        host.missing.retain(|missing| !why.contains(missing));
+        host.missing.insert(0, why);
+    }
+    for folder in std::iter::once(dir.as_path()).chain(made) {
+        std::fs::remove_dir(folder).ok(); // It may never have been made, or be in use by now.
+    }
+    host
 }

@@ -31,6 +31,7 @@ pub use codegen_agent::models::install_tls;
 pub use codegen_sandbox::local::{Caller, Zygote};
 pub use codegen_store::failpoint;
 pub use config::Config;
+pub use engine::Means;
 pub use watch::{Viewer, Watches};
 pub use worker::Lease;
 

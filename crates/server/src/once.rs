@@ -10,7 +10,7 @@ use codegen_store::{NewRepo, NewRun, Run};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::{App, Zygote, config::Config, engine, forge::git, sse::EventParser, worker};
+use crate::{App, Means, config::Config, engine, forge::git, sse::EventParser, worker};
 
 /// What to do.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Once {
     ///
     /// # Errors
     /// A sentence on what is wrong with the task or this host.
-    pub async fn start(config: Config, zygote: Zygote, task: Task) -> Result<Self> {
+    pub async fn start(config: Config, means: Means, task: Task) -> Result<Self> {
         if task.prompt.trim().is_empty() {
             bail!("the prompt is empty");
         }
@@ -82,7 +82,7 @@ impl Once {
         if folder.is_none() && !task.origin.contains(':') {
             bail!("there is no folder {}", task.origin);
         }
-        let (app, _) = open_free(config, zygote).await?;
+        let (app, _) = open_free(config, means).await?;
         let (org, user) = app.store.first_org_and_admin().await?;
         let probe = git::probe(&origin).await?;
         let repo = app
@@ -170,19 +170,19 @@ impl Once {
 }
 
 /// Opens the first data directory beside the server's that no other process has: each `codegen run` needs its own.
-async fn open_free(config: Config, zygote: Zygote) -> Result<(Arc<App>, Option<crate::FirstStart>)> {
+async fn open_free(config: Config, means: Means) -> Result<(Arc<App>, Option<crate::FirstStart>)> {
     let name = config.data_dir.file_name().map_or_else(|| "codegen".to_owned(), |n| n.to_string_lossy().into_owned());
-    let mut zygote = Some(zygote);
+    let mut means = Some(means);
     for n in 1..=64 {
         let suffix = if n == 1 { "run".to_owned() } else { format!("run-{n}") };
         let dir = config.data_dir.with_file_name(format!("{name}-{suffix}"));
         if codegen_store::is_locked(&dir) {
             continue;
         }
-        let Some(zygote) = zygote.take() else { break };
+        let Some(means) = means.take() else { break };
         let mut config = config.clone();
         config.data_dir = dir;
-        let engine = engine::engine(zygote, &config.data_dir)?;
+        let engine = engine::engine(means, &config.data_dir)?;
         return App::open(config, engine).await;
     }
     bail!("64 runs are under way on {} already; wait for one to end", config.data_dir.display())

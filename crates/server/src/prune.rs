@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::{
-    Zygote,
+    Means, Zygote,
     config::Config,
     disk::{self, Usage},
     engine,
@@ -121,7 +121,7 @@ pub async fn prune(config: &Config, zygote: Zygote, wanted: &Wanted) -> Result<P
     };
     let done = async {
         if alone {
-            match engine::engine(zygote, data_dir) {
+            match engine::engine(Means::Isolated(zygote), data_dir) {
                 Ok(engine) => {
                     let kept = reap::kept_ms(&config.keep);
                     reap::remove_leftovers(&store, &*engine, data_dir, kept, now()).await?;

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,13 +25,14 @@ impl<'a> Server<'a> {
     }
 
     pub fn start_at(fixture: &'a Fixture, env: &[(&str, &str)], addr: &str) -> Self {
-        let mut process = fixture
-            .codegen()
-            .args(["serve", "--addr", addr])
-            .envs(env.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = fixture.codegen();
+        command.args(["serve", "--addr", addr]).envs(env.iter().copied());
+        Self::spawn(fixture, command)
+    }
+
+    /// By a command of its own.
+    pub fn spawn(fixture: &'a Fixture, mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let url = lines.next().unwrap().unwrap().strip_prefix("codegen is at ").unwrap().to_owned();
         Self { fixture, process, url, token: None, lines }
@@ -39,9 +40,14 @@ impl<'a> Server<'a> {
 
     pub fn first(fixture: &'a Fixture, env: &[(&str, &str)]) -> Self {
         let mut server = Self::start(fixture, env);
-        let line = server.lines.next().unwrap().unwrap();
-        server.token = Some(line.strip_prefix("token (shown once): ").unwrap().to_owned());
+        server.read_token();
         server
+    }
+
+    /// What a first start shows.
+    pub fn read_token(&mut self) {
+        let line = self.lines.next().unwrap().unwrap();
+        self.token = Some(line.strip_prefix("token (shown once): ").unwrap().to_owned());
     }
 
     /// Starts with a token and a log-in for the client commands.

@@ -12,7 +12,7 @@ use super::{
     cgroup,
     wire::{Bind, GATEWAY_PORT, Ids},
 };
-use crate::{Isolation, Spec};
+use crate::{Isolation, Spec, variables};
 
 /// Host files of /etc that programs need and that say nothing private.
 const ETC: &[&str] = &[
@@ -186,39 +186,8 @@ pub fn layout(caller: &Caller) -> Layout {
 
 /// Variables of every command of a sandbox.
 pub fn variables(layout: &Layout, spec: &Spec) -> BTreeMap<String, String> {
-    let heap = (spec.limits.memory_mib * 3 / 4).clamp(256, 8192);
-    let mut env: BTreeMap<String, String> = [
-        ("HOME", "/home/agent"),
-        ("USER", "agent"),
-        ("LOGNAME", "agent"),
-        ("SHELL", "/bin/bash"),
-        ("LANG", "C.UTF-8"),
-        ("IS_SANDBOX", "True"),
-        ("DEBIAN_FRONTEND", "noninteractive"),
-        ("PIP_NO_INPUT", "1"),
-        ("PYTHONUNBUFFERED", "1"),
-        ("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0"),
-        ("NPM_CONFIG_YES", "true"),
-        ("YARN_ENABLE_IMMUTABLE_INSTALLS", "false"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into();
-    env.insert("NODE_OPTIONS".into(), format!("--max-old-space-size={heap}"));
+    let mut env = variables::common(spec, "/home/agent", spec.gateway.as_ref().map(|_| GATEWAY_PORT));
     env.extend(layout.env.clone());
-    if spec.gateway.is_some() {
-        let proxy = format!("http://127.0.0.1:{GATEWAY_PORT}");
-        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
-            env.insert(name.into(), proxy.clone());
-        }
-        for name in ["NO_PROXY", "no_proxy"] {
-            env.insert(name.into(), "localhost,127.0.0.1,::1".into());
-        }
-        let java = format!(
-            "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort={GATEWAY_PORT} -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort={GATEWAY_PORT} -Dhttp.nonProxyHosts=localhost|127.0.0.1"
-        );
-        env.insert("MAVEN_OPTS".into(), java.clone());
-        env.insert("GRADLE_OPTS".into(), java);
-    }
     env.extend(spec.env.clone());
     env
 }

@@ -36,6 +36,9 @@ use tracing::warn;
 
 use crate::{Engine, Error, Fence, Isolation, Sandbox, Spec};
 use client::LocalSandbox;
+pub(crate) use host::spec_binds;
+pub(crate) use root::remove_contents;
+pub(crate) use sys::{exit_code, set_apart};
 use wire::{Cgroups, Create, Done, Ids, Order, State};
 pub use zygote::{Caller, Zygote};
 
@@ -86,6 +89,22 @@ impl LocalEngine {
         let skeleton = make_skeleton(&zygote, &dir, ids, &layout)?;
         let isolation = host::probe(&groups, ids);
         Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation })
+    }
+
+    /// Destroys every sandbox, the shared lower layers and the engine's folder, for an engine that is not kept.
+    ///
+    /// # Errors
+    /// When something cannot be ended or removed.
+    pub async fn remove_everything(&self) -> Result<(), Error> {
+        for id in self.inventory().await? {
+            self.destroy(&id).await?;
+        }
+        let removing = || io_error(format!("removing {}", self.dir.display()));
+        for layer in fs::read_dir(&self.dir).map_err(removing())?.flatten().map(|entry| entry.path()) {
+            self.order(Order::Remove { folder: layer.clone(), ids: self.ids }).await?;
+            fs::remove_dir(&layer).map_err(removing())?;
+        }
+        fs::remove_dir(&self.dir).map_err(removing())
     }
 
     async fn order(&self, order: Order) -> Result<i32, Error> {

@@ -313,6 +313,27 @@ pub fn exec(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// Lets a command of the host start apart from this process: in a session of its own, so that it reaches no terminal,
+/// without the right to gain rights, as the first one to be killed when memory runs out, without core dumps.
+pub fn set_apart(command: &mut std::process::Command) {
+    let apart = || {
+        // SAFETY: these calls are allowed between fork and exec, and take constants only.
+        unsafe {
+            libc::setsid();
+            libc::umask(0o022);
+            libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+            let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if file >= 0 {
+                libc::write(file, c"500".as_ptr().cast(), 3);
+                libc::close(file);
+            }
+        }
+        prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+    };
+    // SAFETY: the closure neither allocates nor takes locks.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, apart) };
+}
+
 /// Zeroes the environment block this process was started with (it can hold the server's keys and stays readable in /proc) and empties `environ`.
 pub fn wipe_environment() {
     unsafe extern "C" {

@@ -63,7 +63,7 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Json<serde_json::Valu
         tracing::error!(%error, "the database does not answer");
         unready("The database does not answer.")
     })?;
-    Ok(Json(json!({"status": "ready"})))
+    Ok(Json(json!({"status": "ready", "isolated": app.engine.isolation().isolated()})))
 }
 
 /// Figures for Prometheus.
@@ -82,6 +82,10 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> 
         writeln!(text, "codegen_http_requests_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {n}")
             .ok();
     }
+    text.push_str(
+        "# HELP codegen_isolated Whether commands run isolated from this host.\n# TYPE codegen_isolated gauge\n",
+    );
+    writeln!(text, "codegen_isolated {}", u8::from(app.engine.isolation().isolated())).ok();
     if let Ok(sandboxes) = app.engine.inventory().await {
         text.push_str("# HELP codegen_sandboxes Sandboxes there are.\n# TYPE codegen_sandboxes gauge\n");
         writeln!(text, "codegen_sandboxes {}", sandboxes.len()).ok();

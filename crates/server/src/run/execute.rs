@@ -15,7 +15,7 @@ use super::{
     prepare::{self, Prepared},
     workspace::{Keeper, Turns},
 };
-use crate::App;
+use crate::{App, engine::WAY_OUT};
 
 /// Time that an agent has to reach its next entry when the worker lets it go.
 const LET_GO_GRACE: Duration = Duration::from_secs(5);
@@ -263,7 +263,7 @@ impl Ending {
         } else if let Some(SandboxError::HostRefuses(what_to_do)) = error.downcast_ref() {
             Self {
                 reason: Reason::Failed,
-                text: format!("This host does not allow isolated commands: {what_to_do}"),
+                text: format!("This host does not allow isolated commands: {what_to_do}; {WAY_OUT}."),
                 cause,
             }
         } else {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     App,
+    engine::UNISOLATED,
     forge::git::{self, Kept, Mirror},
 };
 
@@ -139,6 +140,9 @@ async fn again_or_new(
         // The one with the work is lost, and what it left elsewhere is kept without this one.
         if story.stop.is_cancelled() {
             return Err(Stopped.into());
+        }
+        if !sandbox.isolation().isolated() {
+            log.notice(UNISOLATED).await?;
         }
         if let Some(git) = &git {
             stage("checkout").run(log, git.checkout.check_out(&*sandbox)).await?;

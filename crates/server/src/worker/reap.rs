@@ -43,6 +43,11 @@ pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
     for run in &orphans {
         info!(run.id, phase = run.phase.as_str(), crashes = run.crashes, "run {} lost its worker", run.id);
     }
+    if app.engine.isolation().isolated()
+        && let Err(error) = crate::engine::remove_unisolated(&app.config.data_dir).await
+    {
+        warn!(error = format!("{error:#}"), "removing what an earlier process ran without isolation");
+    }
     let kept = kept_ms(&app.config.keep);
     remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await
 }

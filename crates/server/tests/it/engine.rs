@@ -10,6 +10,7 @@ use codegen_sandbox::{
     Engine,
     local::{Caller, LocalEngine, Zygote},
 };
+use codegen_server::Means;
 
 static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
 
@@ -22,6 +23,11 @@ fn fork() {
 pub fn engine(data_dir: &Path) -> Arc<dyn Engine> {
     let zygote = ZYGOTE.get().unwrap().clone();
     Arc::new(LocalEngine::new(zygote, data_dir.join("sandboxes")).unwrap())
+}
+
+/// The engine of `--unsafe-no-sandbox`, as the server makes it.
+pub fn unisolated(data_dir: &Path) -> Arc<dyn Engine> {
+    codegen_server::engine::engine(Means::Unisolated(caller()), data_dir).unwrap()
 }
 
 fn caller() -> Caller {

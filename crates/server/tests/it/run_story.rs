@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use codegen_sandbox::Engine;
 use codegen_server::{
     App, Config,
     forge::git::{Kept, Mirror},
@@ -15,7 +16,7 @@ use codegen_store::{NewRepo, NewRun, Phase, Reason, Repo, Run};
 use serde_json::{Value, json};
 
 use crate::{
-    engine::engine,
+    engine::{engine, unisolated},
     git_host::{commit_file, git, git_raw},
 };
 
@@ -53,24 +54,27 @@ pub fn mending() -> Vec<Value> {
 }
 
 async fn open(dir: &Path) -> Arc<App> {
-    open_with(dir, |_| {}).await
+    open_with(dir, engine(&dir.join("data")), |_| {}).await
 }
 
-async fn open_with(dir: &Path, configure: impl FnOnce(&mut Config)) -> Arc<App> {
+async fn open_with(dir: &Path, engine: Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Arc<App> {
     let mut config = Config::defaults(&dir.join("data"));
     config.max_concurrent_runs = 2;
     configure(&mut config);
-    let engine = engine(&dir.join("data"));
     App::open(config, engine).await.unwrap().0
 }
 
 impl Scene {
     /// An origin whose test fails.
     pub async fn new() -> Self {
-        Self::with(|_| {}).await
+        Self::made(engine, |_| {}).await
     }
 
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::made(engine, configure).await
+    }
+
+    async fn made(engine: impl FnOnce(&Path) -> Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["init", "-q", "--bare", "origin.git"]);
         git(dir.path(), &["clone", "-q", "origin.git", "work"]);
@@ -79,7 +83,7 @@ impl Scene {
         std::fs::write(work.join("total.py"), "def total(xs):\n    return 0\n").unwrap();
         commit_file(&work, "test_total.py", "from total import total\nassert total([1, 2]) == 3, 'wrong sum'\n");
         git(&work, &["push", "-q", "origin", "main"]);
-        let app = open_with(dir.path(), configure).await;
+        let app = open_with(dir.path(), engine(&dir.path().join("data")), configure).await;
         Self { dir, app }
     }
 
@@ -366,6 +370,35 @@ async fn setup_commands_run_in_one_shell_and_leave_their_environment() {
             && !said.contains("never"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn without_a_sandbox_setup_and_the_agent_work_in_the_data_directory_with_the_users_own_rights() {
+    let scene = Scene::made(unisolated, |_| {}).await;
+    let repo = scene.repo(&scene.origin()).await;
+    let commands = "echo made > made.txt\nexport GREETING=hello FOLDER=\"$PWD\" SCRATCH=\"$TMPDIR\"\n";
+    scene.app.store.set_setup_commands(repo.org_id, repo.id, commands).await.unwrap();
+    let look = "pwd; echo $HOME; mktemp; stat -c %u:%g . made.txt $HOME; echo $GREETING $FOLDER $SCRATCH";
+    let edit = call("edit", json!({"path": "total.py", "old": "return 0", "new": "return sum(xs)"}));
+    let run = scene.queue(Some(&repo), &[shell(look), edit, shell("python3 test_total.py"), finish("Done.")]).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
+    let calls = scene.entries(&run, "call_finished").await;
+    let output = calls[0]["output"].as_str().unwrap();
+    let data = scene.dir.path().canonicalize().unwrap().join("data/unisolated/run-");
+    let (data, own) = (
+        data.display().to_string(),
+        format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+    );
+    let lines: Vec<&str> = output.lines().collect();
+    assert!(lines[..3].iter().all(|line| line.starts_with(&data)), "{output}");
+    assert_eq!(lines[3..6], [own.as_str(); 3], "{output}");
+    assert!(lines[6].starts_with(&format!("hello {data}")) && lines[6].contains(&format!(" {data}")), "{output}");
+    assert_eq!(calls[2]["exit_code"], 0, "{calls:?}");
+    let notices = scene.entries(&run, "notice").await;
+    assert!(notices[0]["text"].as_str().unwrap().contains("WITHOUT ISOLATION"), "{notices:?}");
+    let branch = run.branch.clone().unwrap();
+    assert_eq!(git(&scene.origin(), &["show", &format!("{branch}:made.txt")]), "made");
 }
 
 #[tokio::test]
