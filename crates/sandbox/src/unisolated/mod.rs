@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -65,6 +65,7 @@ struct Place {
 struct Commands {
     all: Vec<Arc<Command>>,
     keys: BTreeMap<String, Arc<Command>>,
+    operations: BTreeMap<String, Operation>,
 }
 
 /// What is kept of a sandbox for a later process.
@@ -355,26 +356,44 @@ impl UnisolatedSandbox {
         }
         Ok(())
     }
+}
 
-    /// A file operation in this process, whose rights are the commands' own.
-    fn operate(exec: Exec) -> Running {
-        let (events, receiver) = mpsc::channel(2);
+/// A file operation, under way or done.
+#[derive(Debug)]
+struct Operation(watch::Receiver<Option<(Event, Exit)>>);
+
+impl Operation {
+    /// Begins it in this process, whose rights are the commands' own.
+    fn begin(exec: Exec) -> Self {
+        let (done, receiver) = watch::channel(None);
         let began = Instant::now();
         tokio::spawn(async move {
             let operation = exec.argv.get(1).cloned().unwrap_or_default();
             let work = tokio::task::spawn_blocking(move || tool::operate_with(&operation, &exec.stdin, Path::to_owned));
             let limit = exec.timeout.unwrap_or(Duration::from_secs(3600));
-            let done = match tokio::time::timeout(limit, work).await {
-                Ok(done) => done.map_err(io::Error::other).and_then(|done| done),
+            let result = match tokio::time::timeout(limit, work).await {
+                Ok(result) => result.map_err(io::Error::other).and_then(|result| result),
                 Err(_) => Err(io::Error::other("took too long")),
             };
-            let (fd, code, bytes) = match done {
+            let (fd, code, bytes) = match result {
                 Ok(bytes) => (1, 0, bytes),
                 Err(error) => (2, tool::exit_code(&error), error.to_string().into_bytes()),
             };
-            // A watcher that left wants neither.
-            events.send(Event::Output { fd, bytes }).await.ok();
             let exit = Exit { code, ended_by: None, dropped_bytes: 0, duration: began.elapsed() };
+            done.send_replace(Some((Event::Output { fd, bytes }, exit)));
+        });
+        Self(receiver)
+    }
+
+    fn follow(&self) -> Running {
+        let (events, receiver) = mpsc::channel(2);
+        let mut done = self.0.clone();
+        tokio::spawn(async move {
+            let Ok(Some((output, exit))) = done.wait_for(Option::is_some).await.map(|done| done.clone()) else {
+                return;
+            };
+            // A watcher that left wants neither.
+            events.send(output).await.ok();
             events.send(Event::Exited(exit)).await.ok();
         });
         Running { events: receiver, kill: mpsc::channel(1).0 }
@@ -412,7 +431,9 @@ impl Sandbox for UnisolatedSandbox {
         }
         let place = &self.place;
         if exec.argv.first().is_some_and(|program| program == tool::PROGRAM) {
-            return Ok(Self::operate(exec));
+            let Some(key) = exec.key.take() else { return Ok(Operation::begin(exec).follow()) };
+            let mut commands = lock(&place.commands);
+            return Ok(commands.operations.entry(key).or_insert_with(|| Operation::begin(exec)).follow());
         }
         let cwd = exec.cwd.take().unwrap_or_else(|| place.workspace.clone());
         let mut env = place.env.clone();
@@ -439,8 +460,11 @@ impl Sandbox for UnisolatedSandbox {
 
     async fn reattach(&self, key: &str) -> Result<Option<Running>, Error> {
         self.check()?;
-        let command = lock(&self.place.commands).keys.get(key).cloned();
-        command.map(|command| command.follow()).transpose()
+        let commands = lock(&self.place.commands);
+        if let Some(operation) = commands.operations.get(key) {
+            return Ok(Some(operation.follow()));
+        }
+        commands.keys.get(key).map(|command| command.follow()).transpose()
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error> {

@@ -3,27 +3,57 @@
 use std::time::{Duration, Instant};
 
 use codegen_sandbox::{
-    EndedBy, Engine, Error, Event, Exec, Fence, Limits, Spec,
+    EndedBy, Engine, Error, Event, Exec, Fence, Limits, Mount, Spec,
     files::{self, Search},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
 
-#[tokio::test]
-async fn a_command_runs_in_the_workspace_with_its_rights_and_variables() {
-    let place = Place::new();
+/// Each engine keeps the whole contract.
+macro_rules! over_each_engine {
+    ($($name:ident)*) => {
+        mod local {
+            $(#[tokio::test] async fn $name() { super::$name(super::Place::new()).await; })*
+        }
+        mod unisolated {
+            $(#[tokio::test] async fn $name() { super::$name(super::Place::unisolated()).await; })*
+        }
+    };
+}
+
+over_each_engine! {
+    a_command_runs_in_the_workspace_with_its_variables
+    input_variables_and_folder_reach_the_command
+    a_program_that_is_not_there_cannot_start
+    a_timeout_kills_the_whole_group
+    a_kill_ends_a_command
+    a_background_process_does_not_delay_the_end_and_lives_on
+    output_beyond_the_cap_is_counted
+    a_second_owner_finds_the_sandbox_and_its_command
+    an_older_owner_is_refused
+    destroy_leaves_nothing
+    the_gateway_is_reached_and_may_be_made_anew
+    a_port_inside_is_reached
+    a_mount_is_where_the_sandbox_says
+    scratch_files_have_a_place
+    a_command_with_a_key_runs_once_however_often_it_is_started
+    files_are_read_written_and_found
+    the_hosts_toolchains_work_inside
+}
+
+async fn a_command_runs_in_the_workspace_with_its_variables(place: Place) {
     let sandbox = place.create(spec("a")).await;
-    let done = run(&*sandbox, sh("pwd; id -u; echo $HOME $IS_SANDBOX; touch x && ls; echo wrong >&2; exit 3")).await;
-    assert_eq!(text(&done), "/workspace\n1000\n/home/agent True\nx\n");
+    let done =
+        run(&*sandbox, sh("pwd; echo $PWD $IS_SANDBOX; touch x && ls; cd && touch y; echo wrong >&2; exit 3")).await;
+    let workspace = sandbox.workspace();
+    assert_eq!(text(&done), format!("{workspace}\n{workspace} True\nx\n"));
     assert_eq!(done.stderr, b"wrong\n");
     assert_eq!(done.exit.code, 3);
     assert_eq!(done.exit.ended_by, None);
 }
 
-#[tokio::test]
-async fn input_variables_and_folder_reach_the_command() {
-    let place = Place::new();
+async fn input_variables_and_folder_reach_the_command(place: Place) {
     let sandbox = place
         .create(Spec { env: [("A".into(), "spec".into()), ("B".into(), "spec".into())].into(), ..spec("a") })
         .await;
@@ -39,9 +69,7 @@ async fn input_variables_and_folder_reach_the_command() {
     assert_eq!(done.stderr, b"spec exec /tmp\n");
 }
 
-#[tokio::test]
-async fn a_program_that_is_not_there_cannot_start() {
-    let place = Place::new();
+async fn a_program_that_is_not_there_cannot_start(place: Place) {
     let sandbox = place.create(spec("a")).await;
     let missing = Exec { argv: vec!["no-such-program".into()], ..Exec::default() };
     assert!(matches!(sandbox.start(missing).await, Err(Error::Start(text)) if text.contains("no-such-program")));
@@ -49,9 +77,7 @@ async fn a_program_that_is_not_there_cannot_start() {
     assert!(matches!(sandbox.start(folder).await, Err(Error::Start(text)) if text.contains("/nowhere")));
 }
 
-#[tokio::test]
-async fn a_timeout_kills_the_whole_group() {
-    let place = Place::new();
+async fn a_timeout_kills_the_whole_group(place: Place) {
     let sandbox = place.create(spec("a")).await;
     let done =
         run(&*sandbox, Exec { timeout: Some(Duration::from_millis(300)), ..sh("sleep 1000 & echo $!; sleep 1000") })
@@ -63,9 +89,7 @@ async fn a_timeout_kills_the_whole_group() {
     assert_eq!(done.exit.ended_by, None);
 }
 
-#[tokio::test]
-async fn a_kill_ends_a_command() {
-    let place = Place::new();
+async fn a_kill_ends_a_command(place: Place) {
     let sandbox = place.create(spec("a")).await;
     let mut running = sandbox.start(sh("echo up; sleep 1000")).await.unwrap();
     assert!(matches!(running.events.recv().await, Some(Event::Output { fd: 1, bytes }) if bytes == b"up\n"));
@@ -73,9 +97,7 @@ async fn a_kill_ends_a_command() {
     assert_eq!(running.complete().await.unwrap().exit.ended_by, Some(EndedBy::Kill));
 }
 
-#[tokio::test]
-async fn a_background_process_does_not_delay_the_end_and_lives_on() {
-    let place = Place::new();
+async fn a_background_process_does_not_delay_the_end_and_lives_on(place: Place) {
     let sandbox = place.create(spec("a")).await;
     let begin = Instant::now();
     let done = run(&*sandbox, sh("sleep 1000 & echo $!")).await;
@@ -83,24 +105,20 @@ async fn a_background_process_does_not_delay_the_end_and_lives_on() {
     assert_eq!(run(&*sandbox, sh(&format!("kill -0 {}", text(&done)))).await.exit.code, 0);
 }
 
-#[tokio::test]
-async fn output_beyond_the_cap_is_counted() {
-    let place = Place::new();
+async fn output_beyond_the_cap_is_counted(place: Place) {
     let sandbox = place.create(spec("a")).await;
     let done = run(&*sandbox, Exec { output_cap: Some(1000), ..sh("head -c 5000000 /dev/zero") }).await;
     assert_eq!((done.stdout.len(), done.exit.dropped_bytes, done.exit.code), (1000, 4_999_000, 0));
 }
 
-#[tokio::test]
-async fn a_second_engine_finds_the_sandbox_and_its_command() {
-    let place = Place::new();
+async fn a_second_owner_finds_the_sandbox_and_its_command(place: Place) {
     let sandbox = place.create(spec("a")).await;
     let one = Exec { key: Some("one".into()), ..sh("echo one; read line < gate; echo $line") };
     let running = sandbox.start(one).await.unwrap();
     run(&*sandbox, sh("mkfifo gate2; true")).await;
     drop(running);
     drop(sandbox);
-    let second = engine_at(place.dir.path().join("sandboxes"));
+    let second = place.again();
     let sandbox = second.attach("a", Fence::default()).await.unwrap();
     let done = sandbox.reattach("one").await.unwrap().unwrap().complete().await.unwrap();
     assert!(text(&done).starts_with("one\n"));
@@ -108,15 +126,135 @@ async fn a_second_engine_finds_the_sandbox_and_its_command() {
     assert!(matches!(second.attach("b", Fence::default()).await, Err(Error::Gone(_))));
 }
 
-#[tokio::test]
-async fn an_older_owner_is_refused() {
-    let place = Place::new();
+async fn an_older_owner_is_refused(place: Place) {
     let first = Fence { incarnation: 1, attempt: 1 };
     let old = place.create(Spec { fence: first, ..spec("a") }).await;
     let new = place.engine.attach("a", Fence { incarnation: 1, attempt: 2 }).await.unwrap();
     assert!(matches!(old.start(sh("true")).await, Err(Error::Fenced(_))));
     assert!(matches!(place.engine.attach("a", first).await, Err(Error::Fenced(_))));
     assert_eq!(run(&*new, sh("true")).await.exit.code, 0);
+}
+
+async fn destroy_leaves_nothing(place: Place) {
+    let sandbox = place.create(spec("gone-test")).await;
+    run(&*sandbox, sh("mkdir -p a/b; chmod 0 a/b; sleep 1000 & setsid sleep 1000 & true")).await;
+    place.engine.destroy("gone-test").await.unwrap();
+    place.engine.destroy("gone-test").await.unwrap();
+    assert!(!place.folder("gone-test").exists());
+    assert!(matches!(sandbox.start(sh("true")).await, Err(Error::Gone(_))));
+    assert!(matches!(place.engine.attach("gone-test", Fence::default()).await, Err(Error::Gone(_))));
+    let left =
+        std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", "codegen-gone-test*"]).output().unwrap();
+    assert!(left.stdout.is_empty());
+}
+
+async fn the_gateway_is_reached_and_may_be_made_anew(place: Place) {
+    let socket = place.dir.path().join("gateway.sock");
+    let serve = |socket: &std::path::Path| {
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).await.unwrap();
+                stream.write_all(&bytes.to_ascii_uppercase()).await.unwrap();
+            }
+        })
+    };
+    let server = serve(&socket);
+    let sandbox = place.create(Spec { gateway: Some(socket.clone()), ..spec("a") }).await;
+    let ask = "import os,socket\ns=socket.create_connection(('127.0.0.1',int(os.environ['http_proxy'].rsplit(':')[-1])))\ns.sendall(b'hello'*100000)\ns.shutdown(1)\nn=0\nwhile True:\n b=s.recv(65536)\n if not b: break\n assert b.startswith(b'H') or True\n n+=len(b)\nprint(n)";
+    let exec = || Exec { argv: ["/usr/bin/python3", "-c", ask].map(String::from).into(), ..Exec::default() };
+    assert_eq!(text(&run(&*sandbox, exec()).await), "500000\n");
+    server.abort();
+    server.await.unwrap_err();
+    std::fs::remove_file(&socket).unwrap();
+    serve(&socket);
+    assert_eq!(text(&run(&*sandbox, exec()).await), "500000\n");
+    assert!(text(&run(&*sandbox, sh("env")).await).contains("https_proxy=http://127.0.0.1:"));
+}
+
+async fn a_port_inside_is_reached(place: Place) {
+    let sandbox = place.create(spec("a")).await;
+    let serve = "import socket\ns=socket.create_server(('127.0.0.1',0))\nprint(s.getsockname()[1],flush=True)\nc,_=s.accept()\nc.sendall(b'hi')\nc.close()";
+    let exec = Exec { argv: ["/usr/bin/python3", "-c", serve].map(String::from).into(), ..Exec::default() };
+    let mut running = sandbox.start(exec).await.unwrap();
+    let Some(Event::Output { bytes, .. }) = running.events.recv().await else { panic!("it says its port") };
+    let mut stream = sandbox.connect(String::from_utf8(bytes).unwrap().trim().parse().unwrap()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "hi");
+    assert!(sandbox.connect(9).await.is_err());
+}
+
+async fn files_are_read_written_and_found(place: Place) {
+    let sandbox = place.create(spec("a")).await;
+    let workspace = sandbox.workspace();
+    let at = |path: &str| format!("{workspace}/{path}");
+    files::write(&*sandbox, &at("src/one.rs"), b"fn one() {}\n").await.unwrap();
+    files::write(&*sandbox, &at("two.txt"), b"One\0").await.unwrap();
+    assert_eq!(files::read(&*sandbox, &at("src/one.rs"), 1000).await.unwrap(), b"fn one() {}\n");
+    assert!(
+        matches!(files::read(&*sandbox, &at("none"), 1000).await, Err(Error::Io(_, e)) if e.kind() == std::io::ErrorKind::NotFound)
+    );
+    assert_eq!(files::glob(&*sandbox, workspace, "*.rs", 10).await.unwrap(), ["src/one.rs"]);
+    let search =
+        Search { folder: workspace.into(), pattern: "ONE\\(".into(), ignore_case: true, most: 10, ..Search::default() };
+    let found = files::grep(&*sandbox, &search).await.unwrap();
+    assert_eq!((found.len(), found[0].path.as_str(), found[0].line), (1, "src/one.rs", 1));
+}
+
+async fn the_hosts_toolchains_work_inside(place: Place) {
+    let sandbox = place.create(spec("a")).await;
+    for program in ["git", "cargo", "node", "python3"] {
+        let outside = std::process::Command::new(program).arg("--version").output();
+        if !outside.is_ok_and(|output| output.status.success()) {
+            continue;
+        }
+        let done = run(&*sandbox, Exec { argv: vec![program.into(), "--version".into()], ..Exec::default() }).await;
+        assert_eq!(done.exit.code, 0, "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+async fn a_mount_is_where_the_sandbox_says(place: Place) {
+    let shown = place.dir.path().join("shown");
+    std::fs::create_dir(&shown).unwrap();
+    std::fs::write(shown.join("file"), "seen").unwrap();
+    std::fs::set_permissions(place.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mount = Mount { source: shown, target: "/opt/some/where".into(), read_only: true };
+    let sandbox = place.create(Spec { mounts: vec![mount], ..spec("a") }).await;
+    let place = sandbox.mounted("/opt/some/where/file");
+    assert_eq!(files::read(&*sandbox, &place, 100).await.unwrap(), b"seen");
+}
+
+async fn scratch_files_have_a_place(place: Place) {
+    let sandbox = place.create(spec("a")).await;
+    let done = run(&*sandbox, sh("mktemp")).await;
+    assert!(text(&done).starts_with(&format!("{}/", sandbox.scratch())), "{}", text(&done));
+}
+
+async fn a_command_with_a_key_runs_once_however_often_it_is_started(place: Place) {
+    let sandbox = place.create(spec("a")).await;
+    let once = || Exec { key: Some("once".into()), ..sh("echo run >> runs; cat runs") };
+    for _ in 0..3 {
+        assert_eq!(text(&run(&*sandbox, once()).await), "run\n");
+    }
+    let other = Exec { key: Some("other".into()), ..once() };
+    assert_eq!(text(&run(&*sandbox, other).await), "run\nrun\n");
+    let file = format!("{}/file", sandbox.workspace());
+    assert!(!files::written(&*sandbox, "write", &file).await.unwrap());
+    for content in [b"first".as_slice(), b"second"] {
+        files::write_once(&*sandbox, Some("write"), &file, content).await.unwrap();
+    }
+    assert!(files::written(&*sandbox, "write", &file).await.unwrap());
+    assert_eq!(files::read(&*sandbox, &file, 100).await.unwrap(), b"first");
+}
+
+#[tokio::test]
+async fn a_command_has_the_agents_id_and_home() {
+    let place = Place::new();
+    let sandbox = place.create(spec("a")).await;
+    assert_eq!(text(&run(&*sandbox, sh("pwd; id -u; echo $HOME")).await), "/workspace\n1000\n/home/agent\n");
 }
 
 #[tokio::test]
@@ -151,113 +289,6 @@ async fn a_fork_bomb_is_bounded() {
     run(&*sandbox, bomb).await;
     place.engine.destroy("a").await.unwrap();
     assert!(place.engine.inventory().await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn destroy_leaves_nothing() {
-    let place = Place::new();
-    let sandbox = place.create(spec("gone-test")).await;
-    run(&*sandbox, sh("mkdir -p a/b; chmod 0 a/b; sleep 1000 & setsid sleep 1000 & true")).await;
-    place.engine.destroy("gone-test").await.unwrap();
-    place.engine.destroy("gone-test").await.unwrap();
-    assert!(!place.dir.path().join("sandboxes/gone-test").exists());
-    assert!(matches!(sandbox.start(sh("true")).await, Err(Error::Gone(_))));
-    assert!(matches!(place.engine.attach("gone-test", Fence::default()).await, Err(Error::Gone(_))));
-    let left =
-        std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", "codegen-gone-test*"]).output().unwrap();
-    assert!(left.stdout.is_empty());
-}
-
-#[tokio::test]
-async fn the_gateway_is_reached_and_may_be_made_anew() {
-    let place = Place::new();
-    let socket = place.dir.path().join("gateway.sock");
-    let serve = |socket: &std::path::Path| {
-        let listener = tokio::net::UnixListener::bind(socket).unwrap();
-        std::fs::set_permissions(socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut bytes = Vec::new();
-                stream.read_to_end(&mut bytes).await.unwrap();
-                stream.write_all(&bytes.to_ascii_uppercase()).await.unwrap();
-            }
-        })
-    };
-    let server = serve(&socket);
-    let sandbox = place.create(Spec { gateway: Some(socket.clone()), ..spec("a") }).await;
-    let ask = "import socket\ns=socket.create_connection(('127.0.0.1',3128))\ns.sendall(b'hello'*100000)\ns.shutdown(1)\nn=0\nwhile True:\n b=s.recv(65536)\n if not b: break\n assert b.startswith(b'H') or True\n n+=len(b)\nprint(n)";
-    let exec = || Exec { argv: ["/usr/bin/python3", "-c", ask].map(String::from).into(), ..Exec::default() };
-    assert_eq!(text(&run(&*sandbox, exec()).await), "500000\n");
-    server.abort();
-    server.await.unwrap_err();
-    std::fs::remove_file(&socket).unwrap();
-    serve(&socket);
-    assert_eq!(text(&run(&*sandbox, exec()).await), "500000\n");
-    assert!(text(&run(&*sandbox, sh("env")).await).contains("https_proxy=http://127.0.0.1:3128"));
-}
-
-#[tokio::test]
-async fn a_port_inside_is_reached() {
-    let place = Place::new();
-    let sandbox = place.create(spec("a")).await;
-    let serve = "import socket\ns=socket.create_server(('127.0.0.1',8000))\nprint('up',flush=True)\nc,_=s.accept()\nc.sendall(b'hi')\nc.close()";
-    let exec = Exec { argv: ["/usr/bin/python3", "-c", serve].map(String::from).into(), ..Exec::default() };
-    let mut running = sandbox.start(exec).await.unwrap();
-    running.events.recv().await.unwrap();
-    let mut stream = sandbox.connect(8000).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "hi");
-    assert!(sandbox.connect(9).await.is_err());
-}
-
-#[tokio::test]
-async fn files_are_read_written_and_found() {
-    let place = Place::new();
-    let sandbox = place.create(spec("a")).await;
-    files::write(&*sandbox, "/workspace/src/one.rs", b"fn one() {}\n").await.unwrap();
-    files::write(&*sandbox, "/workspace/two.txt", b"One\0").await.unwrap();
-    assert_eq!(files::read(&*sandbox, "/workspace/src/one.rs", 1000).await.unwrap(), b"fn one() {}\n");
-    assert!(
-        matches!(files::read(&*sandbox, "/workspace/none", 1000).await, Err(Error::Io(_, e)) if e.kind() == std::io::ErrorKind::NotFound)
-    );
-    assert!(files::read(&*sandbox, "/etc/shadow", 1000).await.is_err());
-    assert_eq!(files::glob(&*sandbox, "/workspace", "*.rs", 10).await.unwrap(), ["src/one.rs"]);
-    let search = Search {
-        folder: "/workspace".into(),
-        pattern: "ONE\\(".into(),
-        ignore_case: true,
-        most: 10,
-        ..Search::default()
-    };
-    let found = files::grep(&*sandbox, &search).await.unwrap();
-    assert_eq!((found.len(), found[0].path.as_str(), found[0].line), (1, "src/one.rs", 1));
-}
-
-#[tokio::test]
-async fn the_hosts_toolchains_work_inside() {
-    let place = Place::new();
-    let sandbox = place.create(spec("a")).await;
-    for program in ["git", "cargo", "node", "python3"] {
-        let outside = std::process::Command::new(program).arg("--version").output();
-        if !outside.is_ok_and(|output| output.status.success()) {
-            continue;
-        }
-        let done = run(&*sandbox, Exec { argv: vec![program.into(), "--version".into()], ..Exec::default() }).await;
-        assert_eq!(done.exit.code, 0, "{program}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-}
-
-#[tokio::test]
-async fn a_command_with_a_key_runs_once_however_often_it_is_started() {
-    let place = Place::new();
-    let sandbox = place.create(spec("a")).await;
-    let once = || Exec { key: Some("once".into()), ..sh("echo run >> runs; cat runs") };
-    for _ in 0..3 {
-        assert_eq!(text(&run(&*sandbox, once()).await), "run\n");
-    }
-    let other = Exec { key: Some("other".into()), ..once() };
-    assert_eq!(text(&run(&*sandbox, other).await), "run\nrun\n");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What a command inside must not reach. Each test would succeed in an attack if the line it tests were missing.
 
-use codegen_sandbox::{Engine, Exec, Mount, Spec, User};
+use codegen_sandbox::{Exec, Mount, Spec, User, files};
 
 use crate::support::*;
 
@@ -29,6 +29,7 @@ async fn homes_secrets_and_codegens_data_are_not_there() {
     }
     fails(&*sandbox, &format!("ls {}", secret.display())).await;
     assert_eq!(text(&run(&*sandbox, sh("ls /home")).await), "agent\n");
+    assert!(files::read(&*sandbox, "/etc/shadow", 1000).await.is_err());
     fails(&*sandbox, "cat /proc/1/environ").await;
     fails(&*sandbox, "ls /proc/1/root/").await;
     fails(&*sandbox, "ls -l /proc/1/fd/").await;

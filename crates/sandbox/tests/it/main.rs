@@ -5,3 +5,4 @@ mod contract;
 mod escape;
 mod ordinary_user;
 mod support;
+mod unisolated;

@@ -1,7 +1,7 @@
 #![allow(unsafe_code)] // The zygote is forked before the test harness starts threads.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use codegen_sandbox::{
     Completed, Engine, Exec, Sandbox, Spec,
     local::{Caller, LocalEngine, Zygote},
+    unisolated::UnisolatedEngine,
 };
 
 static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
@@ -18,21 +19,45 @@ fn fork_zygote() {
     ZYGOTE.set(Arc::new(Zygote::fork(caller()).unwrap())).unwrap();
 }
 
-/// An engine with one sandbox, both removed at the end of the test.
+/// An engine in a folder of its own, removed with its sandboxes at the end of the test.
 pub struct Place {
     pub dir: tempfile::TempDir,
-    pub engine: LocalEngine,
+    pub engine: Arc<dyn Engine>,
+    local: Option<LocalEngine>,
 }
 
 pub fn engine_at(dir: PathBuf) -> LocalEngine {
     LocalEngine::new(Arc::clone(ZYGOTE.get().unwrap()), dir).unwrap()
 }
 
+pub fn unisolated_at(dir: &Path) -> UnisolatedEngine {
+    UnisolatedEngine::new(caller(), dir).unwrap()
+}
+
 impl Place {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let engine = engine_at(dir.path().join("sandboxes"));
-        Self { dir, engine }
+        let sandboxes = dir.path().join("sandboxes");
+        let (engine, last) = (engine_at(sandboxes.clone()), engine_at(sandboxes));
+        Self { dir, engine: Arc::new(engine), local: Some(last) }
+    }
+
+    pub fn unisolated() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = unisolated_at(&dir.path().join("sandboxes"));
+        Self { dir, engine: Arc::new(engine), local: None }
+    }
+
+    /// The engine as its next owner has it: a new one where sandboxes outlive it.
+    pub fn again(&self) -> Arc<dyn Engine> {
+        if self.local.is_some() {
+            return Arc::new(engine_at(self.dir.path().join("sandboxes")));
+        }
+        self.engine.clone()
+    }
+
+    pub fn folder(&self, id: &str) -> PathBuf {
+        self.dir.path().join("sandboxes").join(id)
     }
 
     pub async fn create(&self, spec: Spec) -> Arc<dyn Sandbox> {
@@ -48,6 +73,10 @@ impl Drop for Place {
                 runtime.block_on(async {
                     for id in self.engine.inventory().await.unwrap() {
                         self.engine.destroy(&id).await.unwrap();
+                    }
+                    // Its layers belong to mapped ids, which an ordinary user cannot remove alone.
+                    if let Some(local) = &self.local {
+                        local.remove_everything().await.unwrap();
                     }
                 });
             });
