@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
-    io,
+    io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt, PermissionsExt, symlink},
@@ -84,11 +84,14 @@ pub fn enter(create: &Create, trees: &Trees, stage: &mut &'static str) -> io::Re
     }
 
     *stage = "mounting /dev";
-    devices(&root, create.ids)?;
+    devices(&root, create.ids, create.spec.limits.memory_mib)?;
     *stage = "mounting /proc";
     let proc = root.join("proc");
     sys::mount("proc", &proc, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, "")?;
+    let limits = namespace_limits(&proc);
     mask(&proc, &root.join("dev/null"))?;
+    *stage = "forbidding further namespaces";
+    limits.into_iter().try_for_each(|mut limit| limit.write_all(b"0"))?;
 
     *stage = "changing the root";
     std::env::set_current_dir(&root)?;
@@ -127,7 +130,7 @@ fn make_place(path: &Path, folder: bool) -> io::Result<()> {
     OpenOptions::new().create(true).append(true).open(path).map(drop)
 }
 
-fn devices(root: &Path, ids: Ids) -> io::Result<()> {
+fn devices(root: &Path, ids: Ids, memory_mib: u64) -> io::Result<()> {
     let dev = root.join("dev");
     sys::mount("tmpfs", &dev, libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k")?;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
@@ -153,7 +156,18 @@ fn devices(root: &Path, ids: Ids) -> io::Result<()> {
         Ids::Single => "newinstance,ptmxmode=0666,mode=0620",
     };
     sys::mount("devpts", &dev.join("pts"), libc::MS_NOSUID | libc::MS_NOEXEC, options)?;
-    sys::mount("tmpfs", &dev.join("shm"), libc::MS_NOSUID | libc::MS_NODEV, "mode=1777")
+    // Not more than half, so that what is in there leaves the commands room to remove it again.
+    let shared = format!("mode=1777,size={}m,nr_inodes=65536", (memory_mib / 2).max(1));
+    sys::mount("tmpfs", &dev.join("shm"), libc::MS_NOSUID | libc::MS_NODEV, &shared)
+}
+
+/// The switches that forbid new namespaces: the system call filter refuses them, and these once more, to whoever gets
+/// around it. Opened before /proc/sys becomes read-only, used after the last detached mount, which is a namespace too.
+fn namespace_limits(proc: &Path) -> Vec<fs::File> {
+    let kinds = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
+    let place = |kind| proc.join(format!("sys/user/max_{kind}_namespaces"));
+    // A kernel without a kind has no switch for it.
+    kinds.iter().filter_map(|kind| OpenOptions::new().write(true).open(place(kind)).ok()).collect()
 }
 
 /// Hides what says something about the host or acts on it.
@@ -247,18 +261,50 @@ pub fn skeleton(binds: &[Bind], ids: Ids) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes everything in the working folder; folders without permissions (the overlay's own) are opened up first.
+/// Removes everything in a folder; folders without permissions (the overlay's own) are opened up first.
+///
+/// Folders inside folders are moved up before they are emptied, for a hostile tree can be deeper than a path is long or
+/// a stack is high.
 pub fn remove_contents(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            fs::set_permissions(&path, Permissions::from_mode(0o700)).ok(); // whoever may not, may not remove either, and says so below
-            remove_contents(&path)?;
-            fs::remove_dir(&path)?;
-        } else {
-            fs::remove_file(&path)?;
+    let mut moved = 0_u64;
+    loop {
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        if folders.is_empty() {
+            return Ok(());
+        }
+        for place in folders {
+            open_up(&place);
+            for entry in fs::read_dir(&place)? {
+                let entry = entry?;
+                if !entry.file_type()?.is_dir() {
+                    fs::remove_file(entry.path())?;
+                    continue;
+                }
+                open_up(&entry.path()); // whoever moves a folder changes what is in it
+                loop {
+                    moved += 1;
+                    match fs::rename(entry.path(), folder.join(format!(".{moved}"))) {
+                        Ok(()) => break,
+                        Err(error)
+                            if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR)) => {
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            fs::remove_dir(&place)?;
         }
     }
-    Ok(())
+}
+
+fn open_up(folder: &Path) {
+    fs::set_permissions(folder, Permissions::from_mode(0o700)).ok(); // whoever may not, may not remove either, and says so then
 }

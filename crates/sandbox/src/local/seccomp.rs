@@ -74,6 +74,9 @@ const REFUSED_HERE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[i64] = &[];
 
+/// An old way to ask for packet sockets in any family.
+const OLD_PACKET: i32 = 10;
+
 /// The compiled filters, made once and installed in every command.
 #[derive(Clone)]
 pub struct Filters(Vec<BpfProgram>);
@@ -119,7 +122,34 @@ impl Filters {
             only(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?,
             only(2, SeccompCmpOp::Ne, libc::NETLINK_ROUTE as u64)?,
         ];
-        rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?, SeccompRule::new(netlink)?]);
+        // A pair is made by the family too, and a family that is asked for is a module that is loaded.
+        rules.insert(
+            libc::SYS_socketpair,
+            vec![SeccompRule::new(vec![only(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?])?],
+        );
+        let mut socket = vec![SeccompRule::new(other)?, SeccompRule::new(netlink)?];
+        // So are internet protocols beside the usual ones (SCTP, DCCP, L2TP), whether named or implied by the type.
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let family = only(0, SeccompCmpOp::Eq, family as u64)?;
+            let usual = [
+                0,
+                libc::IPPROTO_ICMP,
+                libc::IPPROTO_TCP,
+                libc::IPPROTO_UDP,
+                libc::IPPROTO_ICMPV6,
+                libc::IPPROTO_MPTCP,
+            ];
+            let mut protocol = vec![family.clone()];
+            for usual in usual {
+                protocol.push(only(2, SeccompCmpOp::Ne, usual as u64)?);
+            }
+            socket.push(SeccompRule::new(protocol)?);
+            for kind in [libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_SEQPACKET, libc::SOCK_DCCP, OLD_PACKET] {
+                let kind = only(1, SeccompCmpOp::MaskedEq(0xf), kind as u64)?;
+                socket.push(SeccompRule::new(vec![family.clone(), kind])?);
+            }
+        }
+        rules.insert(libc::SYS_socket, socket);
         // Input pushed into a terminal is typed by whoever reads it next.
         let mut ioctl = Vec::new();
         for request in [libc::TIOCSTI, 0x541c /* TIOCLINUX */] {

@@ -61,6 +61,9 @@ pub struct Handles {
     pub out: OwnedFd,
 }
 
+/// Connections to the gateway at once; others wait. Each takes two descriptors, which starting a command needs too.
+const MAX_RELAYS: usize = 200;
+
 enum Source {
     Listener,
     Gateway,
@@ -142,7 +145,7 @@ impl Supervisor {
         if self.links.is_empty() {
             deadline = Some(self.idle.saturating_sub(now.saturating_duration_since(self.alone_since)));
         }
-        if let Some((inside, ..)) = &self.gateway {
+        if let Some((inside, ..)) = self.gateway.as_ref().filter(|_| self.relays.len() < MAX_RELAYS) {
             sources.push(Source::Gateway);
             fds.push(PollFd::new(inside, PollFlags::IN));
         }
@@ -374,7 +377,8 @@ impl Supervisor {
 
     fn accept_for_gateway(&mut self) {
         let Some((inside, folder, name)) = &self.gateway else { return };
-        while let Ok((client, _)) = inside.accept() {
+        while self.relays.len() < MAX_RELAYS {
+            let Ok((client, _)) = inside.accept() else { return };
             // The server may have made its socket anew, so the name is looked up each time. No gateway: the client sees a closed connection.
             let path = std::path::Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
             let Ok(gateway) = connect_to_gateway(&path) else { continue };

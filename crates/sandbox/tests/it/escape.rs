@@ -1,6 +1,6 @@
 //! What a command inside must not reach. Each test would succeed in an attack if the line it tests were missing.
 
-use codegen_sandbox::{Exec, Mount, Spec, User, files};
+use codegen_sandbox::{Exec, Limits, Mount, Spec, User, files};
 
 use crate::support::*;
 
@@ -62,12 +62,34 @@ async fn mounts_and_namespaces_are_refused() {
         fails(&*sandbox, script).await;
     }
     let calls = "import ctypes,sys\nlibc=ctypes.CDLL(None,use_errno=True)\n\
-        for nr,args in [(435,(0,88)),(321,(0,0,0)),(298,(0,0,-1,-1,0)),(425,(1,0)),(250,(0,-3,0)),(323,(0,)),(304,(0,0,0)),(16,(0,0x5412,0)),(272,(0x10000000,)),(101,(16,1,0,0)),(41,(40,1,0)),(41,(38,5,0)),(41,(17,3,0)),(41,(16,3,16)),(0x40000000|39,())]:\n\
+        for nr,args in [(435,(0,88)),(321,(0,0,0)),(298,(0,0,-1,-1,0)),(425,(1,0)),(250,(0,-3,0)),(323,(0,)),(304,(0,0,0)),(16,(0,0x5412,0)),(272,(0x10000000,)),(101,(16,1,0,0)),(41,(40,1,0)),(41,(38,5,0)),(41,(17,3,0)),(41,(16,3,16)),(53,(30,1,0,0)),(53,(2,1,0,0)),(41,(2,1,132)),(41,(2,5,0)),(41,(2,6,0)),(41,(2,2,115)),(41,(10,5,0x84)),(41,(2,10,3)),(41,(10,0x80002,115)),(0x40000000|39,())]:\n\
         \x20r=libc.syscall(nr,*args)\n\
         \x20assert r==-1 and ctypes.get_errno() in (1,38), (nr, r, ctypes.get_errno())\nprint('all refused')";
     let exec = Exec { argv: ["/usr/bin/python3", "-c", calls].map(String::from).into(), ..Exec::default() };
     let done = run(&*sandbox, exec).await;
     assert_eq!(text(&done), "all refused\n", "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn namespaces_are_forbidden_beside_the_filter_too() {
+    let place = Place::new();
+    let sandbox = place.create(spec("a")).await;
+    let done = run(
+        &*sandbox,
+        sh("cat /proc/sys/user/max_*_namespaces | sort -u; echo 9 > /proc/sys/user/max_user_namespaces"),
+    )
+    .await;
+    assert_eq!((text(&done).as_str(), done.exit.code == 0), ("0\n", false));
+}
+
+#[tokio::test]
+async fn shared_memory_leaves_room_in_the_memory_limit() {
+    let place = Place::new();
+    let limits = Limits { memory_mib: 128, ..Limits::default() };
+    let sandbox = place.create(Spec { limits, ..spec("a") }).await;
+    let fill = "head -c 1G /dev/zero > /dev/shm/x; stat -c %s /dev/shm/x; i=0; while echo > /dev/shm/f$i; do i=$((i+1)); done 2>/dev/null; [ $i -le 65536 ] && echo bounded";
+    assert_eq!(text(&run(&*sandbox, sh(fill)).await), "67108864\nbounded\n");
+    assert_eq!(run(&*sandbox, sh("rm -r /dev/shm/*")).await.exit.ended_by, None);
 }
 
 #[tokio::test]
