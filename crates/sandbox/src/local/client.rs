@@ -7,6 +7,8 @@ use std::{
         unix::net::UnixStream as StdUnixStream,
     },
     path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -25,7 +27,7 @@ use crate::{Error, Event, Exec, Fence, Isolation, Running, Sandbox, Stream};
 pub struct LocalSandbox {
     id: String,
     isolation: Isolation,
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
     fence: Fence,
     /// Tells the supervisor that it has an owner.
     _hold: UnixStream,
@@ -33,6 +35,12 @@ pub struct LocalSandbox {
 
 /// Longest frame of a spool a client accepts.
 const MAX_OUTPUT: usize = 1 << 20;
+/// A supervisor answers at once. One that does not for this long is stopped or lost, and its sandbox is taken for gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a silent command's supervisor is asked whether it lives.
+const PULSE: Duration = Duration::from_secs(30);
+/// Of a request sent at once.
+const PART: usize = 1 << 20;
 
 fn io_error(what: &str) -> impl FnOnce(io::Error) -> Error {
     let what = what.to_owned();
@@ -72,16 +80,24 @@ impl LocalSandbox {
     /// Connects as the owner with `fence`.
     pub async fn open(id: &str, isolation: Isolation, folder: OwnedFd, fence: Fence) -> Result<Self, Error> {
         let hold = ask(id, &folder, fence, Ask::Hold, &[]).await?.ok_or_else(|| Error::Gone(id.to_owned()))?;
-        Ok(Self { id: id.to_owned(), isolation, folder, fence, _hold: hold })
+        Ok(Self { id: id.to_owned(), isolation, folder: Arc::new(folder), fence, _hold: hold })
+    }
+}
+
+async fn bounded<T>(id: &str, step: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(PATIENCE, step).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) | Err(_) => Err(Error::Gone(id.to_owned())),
     }
 }
 
 /// One request; none when it names a command that the sandbox does not know.
 async fn ask(id: &str, folder: &OwnedFd, fence: Fence, ask: Ask, stdin: &[u8]) -> Result<Option<UnixStream>, Error> {
-    let gone = |_: io::Error| Error::Gone(id.to_owned());
-    let mut stream = UnixStream::connect(socket_path(folder)).await.map_err(gone)?;
-    stream.write_all(&encode(fence, ask, stdin)?).await.map_err(gone)?;
-    let answer = read_frame(&mut stream, MAX_OUTPUT).await.map_err(gone)?;
+    let mut stream = bounded(id, UnixStream::connect(socket_path(folder))).await?;
+    for part in encode(fence, ask, stdin)?.chunks(PART) {
+        bounded(id, stream.write_all(part)).await?;
+    }
+    let answer = bounded(id, read_frame(&mut stream, MAX_OUTPUT)).await?;
     match decode(id, &answer)? {
         Answer::Ok => Ok(Some(stream)),
         Answer::Fenced => Err(Error::Fenced(id.to_owned())),
@@ -95,8 +111,17 @@ fn decode(id: &str, bytes: &[u8]) -> Result<Answer, Error> {
         .map_err(|error| Error::Io(format!("reading the answer of sandbox {id}"), error.into()))
 }
 
-/// Passes a followed command's frames on.
-fn follow(stream: UnixStream) -> Running {
+/// Passes a followed command's frames on, for as long as its supervisor lives.
+fn follow(stream: UnixStream, sandbox: &LocalSandbox) -> Running {
+    let (id, folder, fence) = (sandbox.id.clone(), Arc::clone(&sandbox.folder), sandbox.fence);
+    let living = async move {
+        loop {
+            tokio::time::sleep(PULSE).await;
+            if ask(&id, &folder, fence, Ask::Hold, &[]).await.is_err() {
+                return;
+            }
+        }
+    };
     let (events, receiver) = mpsc::channel(64);
     let (kill, mut kills) = mpsc::channel::<()>(1);
     let (mut read, mut write) = stream.into_split();
@@ -135,6 +160,7 @@ fn follow(stream: UnixStream) -> Running {
         tokio::select! {
             () = reading => {}
             () = killing => {}
+            () = living => {}
         }
     });
     Running { events: receiver, kill }
@@ -165,18 +191,20 @@ impl Sandbox for LocalSandbox {
     async fn start(&self, mut exec: Exec) -> Result<Running, Error> {
         let stdin = std::mem::take(&mut exec.stdin);
         let stream = ask(&self.id, &self.folder, self.fence, Ask::Start(exec), &stdin).await?;
-        Ok(follow(stream.ok_or_else(|| Error::Gone(self.id.clone()))?))
+        Ok(follow(stream.ok_or_else(|| Error::Gone(self.id.clone()))?, self))
     }
 
     async fn reattach(&self, key: &str) -> Result<Option<Running>, Error> {
         let stream = ask(&self.id, &self.folder, self.fence, Ask::Follow(key.to_owned()), &[]).await?;
-        Ok(stream.map(follow))
+        Ok(stream.map(|stream| follow(stream, self)))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error> {
         let request = encode(self.fence, Ask::Connect(port), &[])?;
-        let (path, id) = (socket_path(&self.folder), self.id.clone());
-        let received = tokio::task::spawn_blocking(move || receive_socket(&path, &request)).await;
+        let id = self.id.clone();
+        let stream = bounded(&id, UnixStream::connect(socket_path(&self.folder))).await?;
+        let stream = stream.into_std().map_err(io_error("connecting"))?;
+        let received = tokio::task::spawn_blocking(move || receive_socket(stream, &request)).await;
         let (answer, socket) = received
             .map_err(|error| Error::Io("connecting".into(), io::Error::other(error)))?
             .map_err(|_| Error::Gone(id.clone()))?;
@@ -197,9 +225,11 @@ impl Sandbox for LocalSandbox {
     }
 }
 
-fn receive_socket(path: &std::path::Path, request: &[u8]) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+fn receive_socket(mut stream: StdUnixStream, request: &[u8]) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     use io::{Read, Write};
-    let mut stream = StdUnixStream::connect(path)?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(request)?;
     let mut length = [0; 4];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -39,9 +39,13 @@ use client::LocalSandbox;
 pub(crate) use host::spec_binds;
 pub(crate) use root::remove_contents;
 pub(crate) use sys::{exit_code, set_apart};
-use wire::{Cgroups, Create, Done, Ids, Order, State};
+use wire::{Cgroups, Create, Done, Ids, Order, Process, State};
 pub use zygote::{Caller, Zygote};
 
+/// The part of a sandbox's folder that its mapped ids own. What the host believes about the sandbox is kept beside it.
+const INSIDE: &str = "inside";
+/// Names the supervisor's process.
+const PROCESS: &str = "process.json";
 /// Sandboxes without a connected owner end after this long.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -107,7 +111,7 @@ impl LocalEngine {
         fs::remove_dir(&self.dir).map_err(removing())
     }
 
-    async fn order(&self, order: Order) -> Result<i32, Error> {
+    async fn order(&self, order: Order) -> Result<(), Error> {
         let zygote = Arc::clone(&self.zygote);
         let done = tokio::task::spawn_blocking(move || zygote.ask(&order)).await;
         outcome(done.map_err(|error| Error::Io("asking the zygote".into(), io::Error::other(error)))?)
@@ -118,15 +122,16 @@ impl LocalEngine {
             .groups
             .create(&self.group(&spec.id), &spec.limits)
             .map_err(io_error("making the sandbox's cgroups"))?;
-        let mut state =
-            State { pid: 0, start_time: 0, cgroups: cgroups.clone(), ids: self.ids, gateway: spec.gateway.clone() };
         // Written before anything runs, so that a crash in between leaves nothing that `destroy` does not find.
-        save(folder, &state)?;
+        save(folder, &State { cgroups: cgroups.clone(), ids: self.ids, gateway: spec.gateway.clone() })?;
+        let inside = folder.join(INSIDE);
+        DirBuilder::new().mode(0o700).create(&inside).map_err(io_error("making the sandbox's own folder"))?;
         open_gateway(spec.gateway.as_deref());
         let mut binds = self.layout.binds.clone();
         binds.extend(host::spec_binds(spec).map_err(Error::HostRefuses)?);
         let create = Create {
-            folder: folder.to_owned(),
+            folder: inside.clone(),
+            record: folder.join(PROCESS),
             skeleton: self.skeleton.clone(),
             ids: self.ids,
             binds,
@@ -135,10 +140,8 @@ impl LocalEngine {
             cgroups,
             idle: IDLE,
         };
-        state.pid = self.order(Order::Create(Box::new(create))).await?;
-        state.start_time = start_time(state.pid).unwrap_or_default();
-        save(folder, &state)?;
-        let folder = open_folder(folder).map_err(io_error("opening the sandbox's folder"))?;
+        self.order(Order::Create(Box::new(create))).await?;
+        let folder = open_folder(&inside).map_err(io_error("opening the sandbox's folder"))?;
         Ok(Arc::new(LocalSandbox::open(&spec.id, self.isolation.clone(), folder, spec.fence).await?))
     }
 
@@ -174,16 +177,13 @@ fn save(folder: &Path, state: &State) -> Result<(), Error> {
 }
 
 fn load(folder: &Path) -> Option<State> {
-    let mut state: State = serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()?;
-    if state.pid == 0 {
-        // The engine's process ended while the zygote was making it.
-        let first = fs::read_to_string(folder.join("first")).unwrap_or_default();
-        if let Some((pid, start_time)) = first.split_once(' ') {
-            state.pid = pid.parse().unwrap_or_default();
-            state.start_time = start_time.parse().unwrap_or_default();
-        }
-    }
-    Some(state)
+    serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
+}
+
+/// The sandbox's supervisor, if it lives.
+fn supervisor_of(folder: &Path) -> Option<Process> {
+    let process: Process = serde_json::from_slice(&fs::read(folder.join(PROCESS)).ok()?).ok()?;
+    (start_time(process.pid) == Some(process.start_time)).then_some(process)
 }
 
 /// The supervisor connects with a mapped id, so the socket is opened to all; its folder keeps others out.
@@ -225,9 +225,9 @@ fn make_skeleton(zygote: &Zygote, dir: &Path, ids: Ids, layout: &host::Layout) -
 }
 
 /// Turns the zygote's word into ours, with what to change.
-fn outcome(done: io::Result<Done>) -> Result<i32, Error> {
+fn outcome(done: io::Result<Done>) -> Result<(), Error> {
     match done.map_err(io_error("asking the zygote"))? {
-        Done::Ok(pid) => Ok(pid),
+        Done::Ok => Ok(()),
         Done::Failed { stage, error, errno } => {
             let mut text = format!("this host cannot make a sandbox: {stage}: {error}");
             let remedies = host::refusals();
@@ -247,14 +247,14 @@ fn outcome(done: io::Result<Done>) -> Result<i32, Error> {
 }
 
 /// Kills a supervisor, and with it, as the first process of its namespace, everything inside; returns when all is gone.
-fn end(state: &State) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(state.pid).filter(|_| state.pid > 0) else { return Ok(()) };
+fn end(supervisor: Process) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(supervisor.pid).filter(|_| supervisor.pid > 0) else { return Ok(()) };
     let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    if start_time(state.pid) != Some(state.start_time) {
+    if start_time(supervisor.pid) != Some(supervisor.start_time) {
         return Ok(());
     }
     match rustix::process::pidfd_send_signal(&process, Signal::KILL) {
@@ -292,11 +292,9 @@ impl Engine for LocalEngine {
         let gone = || Error::Gone(id.to_owned());
         let folder = self.folder(id)?;
         let state = load(&folder).ok_or_else(gone)?;
-        if state.pid == 0 || start_time(state.pid) != Some(state.start_time) {
-            return Err(gone());
-        }
+        supervisor_of(&folder).ok_or_else(gone)?;
         open_gateway(state.gateway.as_deref());
-        let folder = open_folder(&folder).map_err(|_| gone())?;
+        let folder = open_folder(&folder.join(INSIDE)).map_err(|_| gone())?;
         Ok(Arc::new(LocalSandbox::open(id, self.isolation.clone(), folder, fence).await?))
     }
 
@@ -307,19 +305,23 @@ impl Engine for LocalEngine {
         }
         let state = load(&folder);
         let ids = state.as_ref().map_or(self.ids, |state| state.ids);
-        if let Some(state) = state {
-            let cgroups: Cgroups = state.cgroups.clone();
-            let ended = tokio::task::spawn_blocking(move || end(&state)).await;
+        if let Some(supervisor) = supervisor_of(&folder) {
+            let ended = tokio::task::spawn_blocking(move || end(supervisor)).await;
             ended
                 .map_err(|error| Error::Io(format!("ending sandbox {id}"), io::Error::other(error)))?
                 .map_err(io_error(format!("ending sandbox {id}")))?;
-            cgroup::remove(&cgroups).await.map_err(io_error(format!("removing the cgroups of sandbox {id}")))?;
         }
-        if let Err(error) = self.order(Order::Remove { folder: folder.clone(), ids }).await {
+        if let Some(state) = state {
+            cgroup::remove(&state.cgroups).await.map_err(io_error(format!("removing the cgroups of sandbox {id}")))?;
+        }
+        let inside = folder.join(INSIDE);
+        if inside.exists()
+            && let Err(error) = self.order(Order::Remove { folder: inside.clone(), ids }).await
+        {
             // Two may destroy the same sandbox at once: the run that ended, and who looks for what is left over.
-            return if folder.exists() { Err(error) } else { Ok(()) };
+            return if inside.exists() { Err(error) } else { Ok(()) };
         }
-        match fs::remove_dir(&folder) {
+        match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Io(format!("removing {}", folder.display()), error))
             }

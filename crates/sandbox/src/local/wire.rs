@@ -78,8 +78,10 @@ pub enum Order {
 /// What a sandbox is made of.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Create {
-    /// Its folder.
+    /// The part of its folder that the mapped ids own.
     pub folder: PathBuf,
+    /// Where the zygote says which process the supervisor is, before that process does anything.
+    pub record: PathBuf,
     /// The shared lower layer.
     pub skeleton: PathBuf,
     /// Mapping.
@@ -99,8 +101,8 @@ pub struct Create {
 /// Zygote to engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Done {
-    /// Host pid of the supervisor (0 where none was made).
-    Ok(i32),
+    /// It went well.
+    Ok,
     /// Stage and cause.
     Failed {
         /// Which step.
@@ -112,13 +114,18 @@ pub enum Done {
     },
 }
 
-/// What the engine keeps about a sandbox in its folder, for `attach` and `destroy` after a restart.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct State {
-    /// Host pid of the supervisor.
+/// A supervisor as the host sees it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Process {
+    /// Host pid.
     pub pid: i32,
     /// Its start time in /proc, so that another process with the same pid is never taken for it.
     pub start_time: u64,
+}
+
+/// What the engine keeps about a sandbox in its folder, for `attach` and `destroy` after a restart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
     /// Limits.
     pub cgroups: Cgroups,
     /// Mapping.

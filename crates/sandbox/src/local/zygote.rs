@@ -20,9 +20,10 @@ use rustix::{
 use super::{
     cgroup, root,
     seccomp::Filters,
+    start_time,
     supervisor::{self, Handles, Supervisor},
     sys::{self, Forked},
-    wire::{Create, Done, Ids, Order},
+    wire::{Create, Done, Ids, Order, Process},
 };
 
 /// Longest order.
@@ -38,6 +39,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
 #[derive(Debug)]
 pub struct Zygote {
     socket: Mutex<OwnedFd>,
+    pid: i32,
     pub(super) caller: Caller,
 }
 
@@ -79,7 +81,7 @@ impl Zygote {
             rustix::net::sockopt::set_socket_send_buffer_size(end, MAX_ORDER).ok(); // a small buffer only refuses huge orders
         }
         match sys::fork()? {
-            Forked::Parent(_) => Ok(Self { socket: Mutex::new(ours), caller }),
+            Forked::Parent(pid) => Ok(Self { socket: Mutex::new(ours), pid, caller }),
             Forked::Child => {
                 drop(ours);
                 let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(&theirs)));
@@ -90,17 +92,29 @@ impl Zygote {
 }
 
 impl Zygote {
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Sends an order and waits for its end.
     pub(super) fn ask(&self, order: &Order) -> io::Result<Done> {
         let order = serde_json::to_vec(order)?;
         // One order at a time; a panic of another caller leaves the socket usable, for orders are single messages.
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        rustix::net::send(&*socket, &order, SendFlags::NOSIGNAL)?;
-        let mut buffer = vec![0; 64 << 10];
-        let (length, _) = rustix::net::recv(&*socket, &mut buffer[..], RecvFlags::empty())?;
-        if length == 0 {
-            return Err(io::Error::other("the zygote is gone"));
+        // It cannot be made again: it must be forked before there are threads.
+        let gone = || io::Error::other("the process that makes sandboxes (the zygote) was killed; restart codegen");
+        match rustix::net::send(&*socket, &order, SendFlags::NOSIGNAL) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Err(gone()),
+            Err(error) => return Err(error.into()),
         }
+        let mut buffer = vec![0; 64 << 10];
+        let length = match rustix::net::recv(&*socket, &mut buffer[..], RecvFlags::empty()) {
+            Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => return Err(gone()),
+            Ok((length, _)) => length,
+            Err(error) => return Err(error.into()),
+        };
         Ok(serde_json::from_slice(buffer.get(..length).unwrap_or_default())?)
     }
 }
@@ -140,6 +154,11 @@ fn serve(socket: &OwnedFd) {
             return;
         }
     }
+}
+
+fn record(path: &Path, pid: i32) -> io::Result<()> {
+    let start_time = start_time(pid).ok_or_else(|| io::Error::other("its process is gone"))?;
+    fs::write(path, serde_json::to_vec(&Process { pid, start_time })?)
 }
 
 fn failed(stage: &str, error: &io::Error) -> Done {
@@ -206,9 +225,8 @@ fn create_sandbox(create: &Create, filters: &Filters) -> Done {
         NAMESPACES,
         create.ids,
         |pid| {
-            // Whoever asked may be gone by the time it would note this, and the sandbox must be found without it.
-            let start_time = super::start_time(pid).unwrap_or_default();
-            fs::write("first", format!("{pid} {start_time}"))?;
+            // A crash from here on leaves a process that `destroy` finds; before, the process never starts.
+            record(&create.record, pid)?;
             cgroup::join(&create.cgroups, pid)
         },
         |stage| {
@@ -273,7 +291,7 @@ fn launch<T>(
                 work(
                     &mut || {
                         if let Some(mut pipe) = report_write.take() {
-                            serde_json::to_writer(&mut pipe, &Done::Ok(0)).ok(); // the zygote died: the sandbox ends when idle
+                            serde_json::to_writer(&mut pipe, &Done::Ok).ok(); // the zygote died: the sandbox ends when idle
                         }
                     },
                     &mut stage,
@@ -289,7 +307,7 @@ fn launch<T>(
             drop((go_read, report_write));
             let started = (|| {
                 write_maps(pid, ids).map_err(|error| ("writing the id maps", error))?;
-                prepare(pid).map_err(|error| ("noting its process and joining cgroups", error))?;
+                prepare(pid).map_err(|error| ("recording the process and joining cgroups", error))?;
                 go_write.write_all(&[1]).map_err(|error| ("starting", error))
             })();
             if let Err((stage, error)) = started {
@@ -308,7 +326,7 @@ fn launch<T>(
                     Ok(length) => report.extend_from_slice(byte.get(..length).unwrap_or_default()),
                 }
                 match serde_json::from_slice(&report) {
-                    Ok(Done::Ok(_)) => break Done::Ok(pid),
+                    Ok(Done::Ok) => break Done::Ok,
                     Ok(done) => break done,
                     Err(_) => {}
                 }

@@ -124,13 +124,13 @@ impl Command {
         self.progress.borrow().exit.is_none()
     }
 
-    /// Follows it from its first byte.
-    pub fn follow(&self) -> Result<Running, Error> {
+    /// Follows it from its first byte, until the owner who asks is replaced.
+    pub fn follow(&self, replaced: CancellationToken) -> Result<Running, Error> {
         let mut file =
             File::open(&self.spool).map_err(|error| Error::Io("opening a command's output".into(), error))?;
         let (events, receiver) = mpsc::channel(64);
         let mut progress = self.progress.clone();
-        tokio::spawn(async move {
+        let following = async move {
             let mut read = 0;
             loop {
                 let now = progress.borrow_and_update().clone();
@@ -150,8 +150,23 @@ impl Command {
                     return;
                 }
             }
+        };
+        let (kill, mut kills) = mpsc::channel(1);
+        let command = self.kill.clone();
+        let killing = async move {
+            while kills.recv().await.is_some() {
+                command.send(()).await.ok(); // It has ended.
+            }
+            std::future::pending::<()>().await; // Nobody can kill it any more; it is watched on.
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = following => {}
+                () = killing => {}
+                () = replaced.cancelled() => {}
+            }
         });
-        Ok(Running { events: receiver, kill: self.kill.clone() })
+        Ok(Running { events: receiver, kill })
     }
 }
 

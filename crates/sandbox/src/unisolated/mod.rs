@@ -54,7 +54,7 @@ struct Place {
     isolation: Isolation,
     spec: Spec,
     env: BTreeMap<String, String>,
-    fence: Mutex<Fence>,
+    newest: Mutex<Owner>,
     next: AtomicU64,
     commands: Mutex<Commands>,
     gone: CancellationToken,
@@ -68,6 +68,14 @@ struct Commands {
     operations: BTreeMap<String, Operation>,
 }
 
+/// The newest owner there was.
+#[derive(Debug)]
+struct Owner {
+    fence: Fence,
+    /// Cancelled when a newer one comes: what the older one watches is cut off.
+    replaced: CancellationToken,
+}
+
 /// What is kept of a sandbox for a later process.
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -79,7 +87,7 @@ struct State {
 #[derive(Debug)]
 struct UnisolatedSandbox {
     place: Arc<Place>,
-    fence: Fence,
+    replaced: CancellationToken,
 }
 
 /// Nothing in force, and what that means.
@@ -182,7 +190,7 @@ impl UnisolatedEngine {
             isolation: isolation(),
             spec,
             env,
-            fence: Mutex::new(fence),
+            newest: Mutex::new(Owner { fence, replaced: CancellationToken::new() }),
             // Commands of an earlier process must not be taken for new ones.
             next: AtomicU64::new(last.map_or(1, |last| last.saturating_add(1))),
             commands: Mutex::default(),
@@ -243,15 +251,16 @@ async fn relay(gateway: PathBuf, gone: CancellationToken) -> io::Result<u16> {
 impl Place {
     /// Learns of an owner; an older one than the newest is refused.
     fn take(self: &Arc<Self>, fence: Fence) -> Result<UnisolatedSandbox, Error> {
-        let mut newest = lock(&self.fence);
-        if fence < *newest {
+        let mut newest = lock(&self.newest);
+        if fence < newest.fence {
             return Err(Error::Fenced(self.id.clone()));
         }
-        if fence > *newest {
+        if fence > newest.fence {
             save(&self.folder, &State { spec: self.spec.clone(), fence })?;
-            *newest = fence;
+            newest.replaced.cancel();
+            *newest = Owner { fence, replaced: CancellationToken::new() };
         }
-        Ok(UnisolatedSandbox { place: Arc::clone(self), fence })
+        Ok(UnisolatedSandbox { place: Arc::clone(self), replaced: newest.replaced.clone() })
     }
 
     /// Kills the groups of running commands, and gives every session that was started.
@@ -351,7 +360,7 @@ impl UnisolatedSandbox {
         if self.place.gone.is_cancelled() {
             return Err(Error::Gone(self.place.id.clone()));
         }
-        if self.fence < *lock(&self.place.fence) {
+        if self.replaced.is_cancelled() {
             return Err(Error::Fenced(self.place.id.clone()));
         }
         Ok(())
@@ -449,13 +458,13 @@ impl Sandbox for UnisolatedSandbox {
         self.check()?;
         let key = exec.key.take();
         if let Some(command) = key.as_ref().and_then(|key| commands.keys.get(key)) {
-            return command.follow();
+            return command.follow(self.replaced.clone());
         }
         let command = Command::start(exec, Start { spool, env: &env, cwd: &cwd, gone: place.gone.clone() })?;
         commands.all.push(Arc::clone(&command));
         commands.keys.extend(key.map(|key| (key, Arc::clone(&command))));
         drop(commands);
-        command.follow()
+        command.follow(self.replaced.clone())
     }
 
     async fn reattach(&self, key: &str) -> Result<Option<Running>, Error> {
@@ -464,7 +473,7 @@ impl Sandbox for UnisolatedSandbox {
         if let Some(operation) = commands.operations.get(key) {
             return Ok(Some(operation.follow()));
         }
-        commands.keys.get(key).map(|command| command.follow()).transpose()
+        commands.keys.get(key).map(|command| command.follow(self.replaced.clone())).transpose()
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error> {

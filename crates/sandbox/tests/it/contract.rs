@@ -32,6 +32,8 @@ over_each_engine! {
     output_beyond_the_cap_is_counted
     a_second_owner_finds_the_sandbox_and_its_command
     an_older_owner_is_refused
+    an_older_owners_watch_is_cut_off_and_kills_nothing
+    destroy_removes_a_tree_that_is_deeper_than_a_path_is_long
     destroy_leaves_nothing
     the_gateway_is_reached_and_may_be_made_anew
     a_port_inside_is_reached
@@ -248,6 +250,31 @@ async fn a_command_with_a_key_runs_once_however_often_it_is_started(place: Place
     }
     assert!(files::written(&*sandbox, "write", &file).await.unwrap());
     assert_eq!(files::read(&*sandbox, &file, 100).await.unwrap(), b"first");
+}
+
+async fn an_older_owners_watch_is_cut_off_and_kills_nothing(place: Place) {
+    let old = place.create(spec("a")).await;
+    let long = sh("echo up; until [ -e go ]; do :; done; echo end");
+    let mut watched = old.start(Exec { key: Some("long".into()), ..long }).await.unwrap();
+    watched.events.recv().await.unwrap();
+    let new = place.again().attach("a", Fence { incarnation: 0, attempt: 1 }).await.unwrap();
+    let kill = watched.kill.clone();
+    assert!(matches!(watched.complete().await, Err(Error::Gone(_))));
+    kill.send(()).await.ok(); // Nobody takes it, or nobody heeds it.
+    run(&*new, sh("touch go")).await;
+    let done = new.reattach("long").await.unwrap().unwrap().complete().await.unwrap();
+    assert_eq!((text(&done).as_str(), done.exit.ended_by), ("up\nend\n", None));
+    assert!(matches!(old.reattach("long").await, Err(Error::Fenced(_))));
+    assert!(matches!(old.connect(1).await, Err(Error::Fenced(_))));
+}
+
+async fn destroy_removes_a_tree_that_is_deeper_than_a_path_is_long(place: Place) {
+    let sandbox = place.create(spec("a")).await;
+    let dig = "import os\nfor n in range(3000):\n os.mkdir('d'*60)\n os.chdir('d'*60)\n open('file','w').close()\n if n%500==0: os.mkdir('.%d'%n)\nprint('dug')";
+    let exec = Exec { argv: ["python3", "-c", dig].map(String::from).into(), ..Exec::default() };
+    assert_eq!(text(&run(&*sandbox, exec).await), "dug\n");
+    place.engine.destroy("a").await.unwrap();
+    assert!(!place.folder("a").exists());
 }
 
 #[tokio::test]

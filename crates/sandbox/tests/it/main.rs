@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
+mod deaths;
 mod escape;
 mod ordinary_user;
 mod support;

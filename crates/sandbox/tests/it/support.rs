@@ -13,10 +13,14 @@ use codegen_sandbox::{
 };
 
 static ZYGOTE: OnceLock<Arc<Zygote>> = OnceLock::new();
+/// For the test that kills it.
+static DOOMED: OnceLock<Arc<Zygote>> = OnceLock::new();
 
 #[ctor::ctor]
 fn fork_zygote() {
-    ZYGOTE.set(Arc::new(Zygote::fork(caller()).unwrap())).unwrap();
+    for zygote in [&ZYGOTE, &DOOMED] {
+        zygote.set(Arc::new(Zygote::fork(caller()).unwrap())).unwrap();
+    }
 }
 
 /// An engine in a folder of its own, removed with its sandboxes at the end of the test.
@@ -28,6 +32,12 @@ pub struct Place {
 
 pub fn engine_at(dir: PathBuf) -> LocalEngine {
     LocalEngine::new(Arc::clone(ZYGOTE.get().unwrap()), dir).unwrap()
+}
+
+/// An engine whose zygote only one test uses, and its process.
+pub fn doomed_engine_at(dir: PathBuf) -> (LocalEngine, i32) {
+    let zygote = DOOMED.get().unwrap();
+    (LocalEngine::new(Arc::clone(zygote), dir).unwrap(), zygote.pid())
 }
 
 pub fn unisolated_at(dir: &Path) -> UnisolatedEngine {
