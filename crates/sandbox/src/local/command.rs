@@ -237,7 +237,8 @@ fn become_command(
     std::fs::write("/proc/self/oom_score_adj", "500").ok(); // a preference, not a protection
     sys::prctl(libc::PR_SET_DUMPABLE, 0)?;
     sys::new_session_keyring();
-    sys::limit(libc::RLIMIT_CORE, 0);
+    // 0 would still feed the host's crash handler, where there is one; 1 does not.
+    sys::limit(libc::RLIMIT_CORE, 1);
     if let Some(bytes) = setting.memory_rlimit {
         sys::limit(libc::RLIMIT_DATA, bytes);
     }

@@ -17,6 +17,8 @@ use super::{
 
 const READ_ONLY: u64 = 0x1;
 const NO_SETID: u64 = 0x2;
+/// A quarter of what hosts give a user.
+const INOTIFY_INSTANCES: &str = "32";
 
 /// Mount trees copied while the process still has the ids that reach them: the host's root before the user namespace
 /// exists, an ordinary user before it takes the mapped ids.
@@ -88,10 +90,10 @@ pub fn enter(create: &Create, trees: &Trees, stage: &mut &'static str) -> io::Re
     *stage = "mounting /proc";
     let proc = root.join("proc");
     sys::mount("proc", &proc, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, "")?;
-    let limits = namespace_limits(&proc);
+    let limits = own_limits(&proc, create.spec.limits.memory_mib);
     mask(&proc, &root.join("dev/null"))?;
-    *stage = "forbidding further namespaces";
-    limits.into_iter().try_for_each(|mut limit| limit.write_all(b"0"))?;
+    *stage = "limiting its namespaces";
+    limits.into_iter().try_for_each(|(mut limit, value)| limit.write_all(value.as_bytes()))?;
 
     *stage = "changing the root";
     std::env::set_current_dir(&root)?;
@@ -152,8 +154,8 @@ fn devices(root: &Path, ids: Ids, memory_mib: u64) -> io::Result<()> {
         make_folder(&dev.join(name), 0o755)?;
     }
     let options = match ids {
-        Ids::Range { .. } => "newinstance,ptmxmode=0666,mode=0620,gid=5",
-        Ids::Single => "newinstance,ptmxmode=0666,mode=0620",
+        Ids::Range { .. } => "newinstance,ptmxmode=0666,max=256,mode=0620,gid=5",
+        Ids::Single => "newinstance,ptmxmode=0666,max=256,mode=0620",
     };
     sys::mount("devpts", &dev.join("pts"), libc::MS_NOSUID | libc::MS_NOEXEC, options)?;
     // Not more than half, so that what is in there leaves the commands room to remove it again.
@@ -161,13 +163,23 @@ fn devices(root: &Path, ids: Ids, memory_mib: u64) -> io::Result<()> {
     sys::mount("tmpfs", &dev.join("shm"), libc::MS_NOSUID | libc::MS_NODEV, &shared)
 }
 
-/// The switches that forbid new namespaces: the system call filter refuses them, and these once more, to whoever gets
-/// around it. Opened before /proc/sys becomes read-only, used after the last detached mount, which is a namespace too.
-fn namespace_limits(proc: &Path) -> Vec<fs::File> {
-    let kinds = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
-    let place = |kind| proc.join(format!("sys/user/max_{kind}_namespaces"));
-    // A kernel without a kind has no switch for it.
-    kinds.iter().filter_map(|kind| OpenOptions::new().write(true).open(place(kind)).ok()).collect()
+/// Switches of the sandbox's own namespaces. New namespaces are refused by the system call filter, and here once more to
+/// whoever gets around it. Inotify instances are counted against the host's user too, whose few one sandbox must not take.
+/// System V memory outlives its process, so that nothing but this keeps it from filling the memory limit for good.
+///
+/// Opened before /proc/sys becomes read-only, used after the last detached mount, which is a namespace too.
+fn own_limits(proc: &Path, memory_mib: u64) -> Vec<(fs::File, String)> {
+    let namespaces = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
+    let mut all = namespaces.map(|kind| (format!("user/max_{kind}_namespaces"), "0".to_owned())).to_vec();
+    all.push(("user/max_inotify_instances".to_owned(), INOTIFY_INSTANCES.to_owned()));
+    let pages = memory_mib.saturating_mul(1 << 20) / 4 / rustix::param::page_size() as u64;
+    all.push(("kernel/shmall".to_owned(), pages.to_string()));
+    // A kernel without a kind has no switch for it, and with one mapped id that of System V memory is not ours.
+    all.into_iter()
+        .filter_map(|(name, value)| {
+            Some((OpenOptions::new().write(true).open(proc.join("sys").join(name)).ok()?, value))
+        })
+        .collect()
 }
 
 /// Hides what says something about the host or acts on it.
@@ -183,13 +195,16 @@ fn mask(proc: &Path, null: &Path) -> io::Result<()> {
         "kallsyms",
         "kpagecount",
         "kpageflags",
+        "interrupts",
+        "latency_stats",
+        "timer_stats",
     ] {
         let target = proc.join(name);
         if target.exists() {
             sys::move_mount(&sys::clone_tree(null)?, &target)?;
         }
     }
-    for name in ["sys", "irq", "bus", "fs", "acpi", "scsi"] {
+    for name in ["sys", "irq", "bus", "fs", "acpi", "scsi", "pressure"] {
         let target = proc.join(name);
         if target.exists() {
             let tree = sys::clone_tree(&target)?;

@@ -321,7 +321,8 @@ pub fn set_apart(command: &mut std::process::Command) {
         unsafe {
             libc::setsid();
             libc::umask(0o022);
-            libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+            // 0 would still feed the host's crash handler, where there is one; 1 does not.
+            libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 1, rlim_max: 1 });
             let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             if file >= 0 {
                 libc::write(file, c"500".as_ptr().cast(), 3);
@@ -332,6 +333,24 @@ pub fn set_apart(command: &mut std::process::Command) {
     };
     // SAFETY: the closure neither allocates nor takes locks.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, apart) };
+}
+
+/// Puts `title` over the arguments this process was started with: they can hold a repository's password, and stay
+/// readable in /proc to whoever sees the process, a sandbox's commands among them.
+pub fn hide_arguments(title: &[u8]) -> io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(45);
+    let mut address = || fields.next().and_then(|field| field.parse::<usize>().ok()).filter(|address| *address != 0);
+    let (Some(start), Some(end)) = (address(), address()) else { return Err(io::Error::other("no arguments found")) };
+    let length = end.saturating_sub(start);
+    let title = title.get(..length.saturating_sub(1).min(title.len())).unwrap_or_default();
+    // SAFETY: single-threaded (the zygote), which reads its arguments no more; the kernel names the block, and it is writable.
+    unsafe {
+        let block = std::ptr::with_exposed_provenance_mut::<u8>(start);
+        std::ptr::write_bytes(block, 0, length);
+        std::ptr::copy_nonoverlapping(title.as_ptr(), block, title.len());
+    }
+    Ok(())
 }
 
 /// Zeroes the environment block this process was started with (it can hold the server's keys and stays readable in /proc) and empties `environ`.

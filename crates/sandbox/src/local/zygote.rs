@@ -123,6 +123,9 @@ fn serve(socket: &OwnedFd) {
     sys::new_session();
     sys::prctl(libc::PR_SET_DUMPABLE, 0).ok(); // cannot fail with 0
     sys::wipe_environment();
+    if sys::hide_arguments(b"codegen-sandbox").is_err() {
+        return; // without it a password among them could be read inside
+    }
     sys::ignore_signal(libc::SIGCHLD); // supervisors outlive their zygote; the kernel reaps them
     sys::ignore_signal(libc::SIGPIPE);
     sys::ignore_signal(libc::SIGINT);

@@ -270,7 +270,7 @@ async fn an_older_owners_watch_is_cut_off_and_kills_nothing(place: Place) {
 
 async fn destroy_removes_a_tree_that_is_deeper_than_a_path_is_long(place: Place) {
     let sandbox = place.create(spec("a")).await;
-    let dig = "import os\nfor n in range(3000):\n os.mkdir('d'*60)\n os.chdir('d'*60)\n open('file','w').close()\n if n%500==0: os.mkdir('.%d'%n)\nprint('dug')";
+    let dig = "import os\nfor n in range(200):\n os.mkdir('d'*60)\n os.chdir('d'*60)\n open('file','w').close()\n if n%50==0: os.mkdir('.%d'%n)\nprint('dug')";
     let exec = Exec { argv: ["python3", "-c", dig].map(String::from).into(), ..Exec::default() };
     assert_eq!(text(&run(&*sandbox, exec).await), "dug\n");
     place.engine.destroy("a").await.unwrap();

@@ -30,6 +30,8 @@ async fn homes_secrets_and_codegens_data_are_not_there() {
     fails(&*sandbox, &format!("ls {}", secret.display())).await;
     assert_eq!(text(&run(&*sandbox, sh("ls /home")).await), "agent\n");
     assert!(files::read(&*sandbox, "/etc/shadow", 1000).await.is_err());
+    // The server's arguments, a repository's password among them.
+    assert_eq!(text(&run(&*sandbox, sh("tr -d '\\0' < /proc/1/cmdline")).await), "codegen-sandbox");
     fails(&*sandbox, "cat /proc/1/environ").await;
     fails(&*sandbox, "ls /proc/1/root/").await;
     fails(&*sandbox, "ls -l /proc/1/fd/").await;
@@ -83,6 +85,29 @@ async fn namespaces_are_forbidden_beside_the_filter_too() {
 }
 
 #[tokio::test]
+async fn memory_that_outlives_its_process_does_not_fill_the_limit_for_good() {
+    let place = Place::new();
+    let limits = Limits { memory_mib: 128, ..Limits::default() };
+    let sandbox = place.create(Spec { limits, ..spec("a") }).await;
+    let take = "import ctypes\nl=ctypes.CDLL(None)\nl.shmat.restype=ctypes.c_void_p\nfor i in range(20):\n s=l.shmget(0,16<<20,0o1600)\n if s<0: break\n ctypes.memset(l.shmat(s,0,0),1,16<<20)\nprint(i)";
+    let exec = Exec { argv: ["python3", "-c", take].map(String::from).into(), ..Exec::default() };
+    let done = run(&*sandbox, exec).await;
+    if many_ids() {
+        assert_eq!(text(&done), "2\n");
+    }
+    assert_eq!(run(&*sandbox, sh("true")).await.exit.code, 0);
+}
+
+#[tokio::test]
+async fn what_the_host_has_few_of_is_not_all_taken() {
+    let place = Place::new();
+    let sandbox = place.create(spec("a")).await;
+    let take = "import ctypes,os\nlibc=ctypes.CDLL(None)\nn=0\nwhile libc.inotify_init()>=0: n+=1\nprint(n)\nn=0\ntry:\n while True: os.openpty(); n+=1\nexcept OSError: print(n)";
+    let exec = Exec { argv: ["python3", "-c", take].map(String::from).into(), ..Exec::default() };
+    assert_eq!(text(&run(&*sandbox, exec).await), "32\n256\n");
+}
+
+#[tokio::test]
 async fn shared_memory_leaves_room_in_the_memory_limit() {
     let place = Place::new();
     let limits = Limits { memory_mib: 128, ..Limits::default() };
@@ -114,6 +139,7 @@ async fn the_hosts_files_cannot_be_changed() {
         "touch /shown/x",
         "echo 1 > /proc/sys/kernel/core_pattern",
         "echo b > /proc/sysrq-trigger",
+        "[ ! -d /proc/pressure ] || : > /proc/pressure/memory",
     ] {
         fails(&*sandbox, script).await;
     }
