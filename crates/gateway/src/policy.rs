@@ -29,6 +29,16 @@ pub enum Mode {
     Open,
 }
 
+impl Mode {
+    /// Whether its patterns can be read.
+    ///
+    /// # Errors
+    /// A sentence that names the pattern.
+    pub fn check(&self) -> io::Result<()> {
+        Rules::compile(&Policy { mode: self.clone(), allow_private: Vec::new() }).map(drop)
+    }
+}
+
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {

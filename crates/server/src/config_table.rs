@@ -217,10 +217,11 @@ pub static SETTINGS: &[Setting] = &[
         |c| Some(c.egress_allow.join(",")),
         |c, v| {
             c.egress_allow = v.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect();
-            match c.egress_allow.iter().find(|host| host.contains(['/', ' '])) {
-                Some(host) => Err(format!("has {host:?}, which is no host name")),
-                None => Ok(()),
+            if let Some(host) = c.egress_allow.iter().find(|host| host.contains(['/', ' '])) {
+                return Err(format!("has {host:?}, which is no host name"));
             }
+            // Here and not at each run's gateway.
+            codegen_gateway::Mode::Allow(c.egress_allow.clone()).check().map_err(|error| error.to_string())
         },
     ),
     plain(
