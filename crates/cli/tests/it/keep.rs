@@ -42,7 +42,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn sandboxes(data: &Path) -> Vec<(String, i64)> {
     let ids = names(&data.join("sandboxes")).into_iter().filter(|name| !name.starts_with('.'));
     ids.map(|id| {
-        let state = fs::read(data.join("sandboxes").join(&id).join("state.json")).unwrap();
+        let state = fs::read(data.join("sandboxes").join(&id).join("process.json")).unwrap();
         (id, serde_json::from_slice::<Value>(&state).unwrap()["pid"].as_i64().unwrap())
     })
     .collect()

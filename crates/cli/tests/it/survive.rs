@@ -188,11 +188,18 @@ impl Scene {
                 let (fixture, model) = (self.fixture.clone(), self.model.clone());
                 self.killer = Some(std::thread::spawn(move || {
                     std::thread::sleep(after);
-                    kill_process(pid, Signal::STOP).unwrap();
-                    std::fs::remove_file(data.join("lock")).unwrap();
-                    let usurper = start(&fixture, &model, None);
-                    kill_process(pid, Signal::CONT).unwrap();
-                    Some(usurper)
+                    // Stopped in the middle of a transaction it keeps every other process from the database.
+                    for _ in 0..10 {
+                        kill_process(pid, Signal::STOP).unwrap();
+                        std::fs::remove_file(data.join("lock")).ok(); // the last try may have taken it
+                        let usurper = try_start(&fixture, &model, None);
+                        kill_process(pid, Signal::CONT).unwrap();
+                        if usurper.is_some() {
+                            return usurper;
+                        }
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    panic!("no server takes the stopped one's place");
                 }));
             }
             Fault::Server(after)
@@ -284,30 +291,35 @@ impl Drop for Scene {
 
 fn start(fixture: &Fixture, model: &str, failpoint: Option<&str>) -> (Child, String) {
     // A server that a failpoint ends before it says its address is one more restart.
-    for failpoint in [failpoint, None] {
-        let mut process = fixture
-            .codegen()
-            .args(["serve", "--addr", "127.0.0.1:0"])
-            .env("CODEGEN_DEFAULT_MODEL", model)
-            .env("CODEGEN_ADMIN_TOKEN", TOKEN)
-            .env("CODEGEN_RATE_LIMITS", "off")
-            .envs(failpoint.map(|plan| ("FAILPOINT", plan)))
-            .stdout(Stdio::piped())
-            .stderr(if std::env::var_os("CODEGEN_SEED").is_some() { Stdio::inherit() } else { Stdio::null() })
-            .spawn()
-            .unwrap();
-        let line = BufReader::new(process.stdout.take().unwrap()).lines().next();
-        if let Some(Ok(line)) = line {
-            return (process, line.strip_prefix("codegen is at ").unwrap().to_owned());
-        }
-        process.wait().unwrap();
+    let started = try_start(fixture, model, failpoint).or_else(|| try_start(fixture, model, None));
+    started.expect("the server starts")
+}
+
+fn try_start(fixture: &Fixture, model: &str, failpoint: Option<&str>) -> Option<(Child, String)> {
+    let mut process = fixture
+        .codegen()
+        .args(["serve", "--addr", "127.0.0.1:0"])
+        .env("CODEGEN_DEFAULT_MODEL", model)
+        .env("CODEGEN_ADMIN_TOKEN", TOKEN)
+        .env("CODEGEN_RATE_LIMITS", "off")
+        .envs(failpoint.map(|plan| ("FAILPOINT", plan)))
+        .stdout(Stdio::piped())
+        .stderr(if std::env::var_os("CODEGEN_SEED").is_some() { Stdio::inherit() } else { Stdio::null() })
+        .spawn()
+        .unwrap();
+    let line = BufReader::new(process.stdout.take().unwrap()).lines().next();
+    if let Some(Ok(line)) = line {
+        return Some((process, line.strip_prefix("codegen is at ").unwrap().to_owned()));
     }
-    panic!("the server does not start");
+    process.wait().unwrap();
+    None
 }
 
 fn request(url: &str, method: &str, path: &str, headers: &str, body: &str) -> Option<BufReader<TcpStream>> {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).ok()?;
+    // Heartbeats come sooner than this.
+    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
     let length = body.len();
     write!(
         stream,
@@ -331,7 +343,7 @@ fn supervisors(data: &std::path::Path) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir(data.join("sandboxes")) else { return Vec::new() };
     entries
         .flatten()
-        .filter_map(|entry| std::fs::read(entry.path().join("state.json")).ok())
+        .filter_map(|entry| std::fs::read(entry.path().join("process.json")).ok())
         .filter_map(|state| serde_json::from_slice::<Value>(&state).ok())
         .filter_map(|state| Pid::from_raw(i32::try_from(state["pid"].as_i64()?).ok()?))
         .collect()
