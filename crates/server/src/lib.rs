@@ -24,6 +24,7 @@ mod run;
 pub mod sse;
 mod token;
 mod watch;
+mod web;
 pub mod worker;
 
 pub use api::openapi;

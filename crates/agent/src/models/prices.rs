@@ -93,6 +93,11 @@ pub fn checked() -> &'static str {
     &LIST.checked
 }
 
+/// Names of the models that are listed, `provider/model`.
+pub fn listed() -> impl Iterator<Item = &'static str> {
+    LIST.prices.iter().map(|listed| listed.model.as_str())
+}
+
 /// The price of `provider/model`; the ceiling for a model that is not listed.
 pub fn price(model: &str) -> Price {
     if model.starts_with("ollama/") || model.starts_with("scripted") {

@@ -26,7 +26,7 @@ use crate::{App, NoModel};
 
 const LONGEST_PROMPT: usize = 200_000;
 const LARGEST_METADATA: usize = 1 << 20;
-const SOURCES: [&str; 12] = [
+pub(super) const SOURCES: [&str; 12] = [
     "LOCAL",
     "SLACK",
     "GITHUB",
@@ -163,6 +163,8 @@ pub struct CreateAgentRunInput {
     metadata: Option<String>,
     /// In which repository.
     repo_id: Option<i64>,
+    /// From which branch of it, else the default one.
+    base_branch: Option<String>,
     /// `provider/name`, else the default.
     model: Option<String>,
     /// Which agent, else the default.
@@ -206,6 +208,7 @@ impl Input for CreateAgentRunInput {
             fields.fail(&["body", "metadata"], "value_error", "Value error, metadata has at most 1 MB");
         }
         let repo_id = fields.optional_int("repo_id");
+        let base_branch = fields.optional_text("base_branch");
         let model = fields.optional_text("model");
         // A script is a file of this machine, as a local repository is a folder of it.
         let scripted = model.iter().flatten().any(|name| name.starts_with("scripted:"));
@@ -241,6 +244,7 @@ impl Input for CreateAgentRunInput {
             images: images?,
             metadata: metadata?,
             repo_id: repo_id?,
+            base_branch: base_branch?.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()),
             model: model?,
             agent_type: agent_type?,
         })
@@ -343,6 +347,7 @@ pub async fn create(
         metadata: input.metadata,
         model: input.model.or_else(|| app.config.default_model()),
         agent_type: input.agent_type,
+        base_branch: input.base_branch,
         source_type: "API".to_owned(),
         push: out,
         open_pr: out,

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
 };
 use codegen_store::{Member, RequestKey, Role, Token, User};
 use futures::StreamExt as _;
@@ -16,6 +16,7 @@ use super::{
     body::{Fields, Input},
     error::ApiError,
     idempotency,
+    session,
 };
 use crate::{App, token};
 
@@ -91,7 +92,7 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let caller = authenticate(app, &parts.headers).await?;
+        let caller = authenticate(app, &parts.method, &parts.headers).await?;
         if app.config.rate_limits {
             app.requests.limits.take(caller.token.id, I::LIMIT).map_err(ApiError::TooMany)?;
         }
@@ -120,25 +121,39 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
     }
 }
 
-async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+/// By token, or by the web app's cookie. A browser sends a cookie whichever page asks, so what changes something must
+/// then come from a page of ours.
+async fn authenticate(app: &App, method: &Method, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let caller = session::caller(app, headers).await?;
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            session::check_origin(app, headers)?;
+        }
+        return Ok(caller);
+    };
+    let value = value.to_str().ok();
     let (scheme, secret) = value.and_then(|value| value.split_once(' ')).ok_or_else(ApiError::unauthorized)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(ApiError::unauthorized());
     }
+    by_token(app, secret).await
+}
+
+/// The owner of a token.
+pub(super) async fn by_token(app: &App, secret: &str) -> Result<Caller, ApiError> {
     // The search is by hash, so its timing tells nothing about a token.
     let found = app.store.member_by_token_hash(&token::hash(secret.trim())).await?;
     let (token, user) = found.ok_or_else(ApiError::unauthorized)?;
     Ok(Caller { user, token })
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-async fn read_body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
+pub(super) async fn read_body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
     let too_large = || {
         let sentence = format!("The body is larger than {} MB.", limit >> 20);
         ApiError::Refused(StatusCode::PAYLOAD_TOO_LARGE, sentence)

@@ -131,6 +131,17 @@ impl<'a> Fields<'a> {
         Some(super::page::Paging { skip: skip?, limit: limit? })
     }
 
+    /// An optional text of the query.
+    pub fn query_text(&self, key: &str) -> Option<String> {
+        self.query.get(key).filter(|text| !text.is_empty()).cloned()
+    }
+
+    /// A bounded integer of the query.
+    pub fn query_within(&mut self, key: &str, default: i64, least: i64, most: i64) -> Option<i64> {
+        let value = self.query_int(key)?.unwrap_or(default);
+        self.within(key, value, least, most)
+    }
+
     fn within(&mut self, key: &str, value: i64, least: i64, most: i64) -> Option<i64> {
         if value < least {
             self.fail(

@@ -8,7 +8,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{agent_runs, error, events, health, logs, organizations, pull_requests, repos, users};
+use super::{agent_runs, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session, trace, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,9 @@ use super::{agent_runs, error, events, health, logs, organizations, pull_request
         agent_runs::create, agent_runs::get, agent_runs::list, agent_runs::list_alias,
         agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, agent_runs::diff,
         logs::get, logs::alpha, events::get,
+        session::get, session::create, session::delete, models::list, repos::branches,
+        run_views::list, run_views::get, run_views::changes,
+        trace::screen, trace::entries, trace::output, trace::matches,
         pull_requests::get, health::healthz, health::readyz, health::metrics,
     )
 )]

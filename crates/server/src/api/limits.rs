@@ -17,12 +17,15 @@ pub enum Limit {
     Create,
     /// 60 in 30 s, apart from reads.
     Write,
+    /// 600 in 30 s: what the pages of a person's open tabs ask for.
+    View,
 }
 
 impl Limit {
     fn size(self) -> (f64, Duration) {
         match self {
             Self::Read | Self::Write => (60.0, Duration::from_secs(30)),
+            Self::View => (600.0, Duration::from_secs(30)),
             Self::Logs => (60.0, Duration::from_secs(60)),
             Self::Create => (10.0, Duration::from_secs(60)),
         }

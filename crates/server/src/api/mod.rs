@@ -26,17 +26,20 @@ mod idempotency;
 mod images;
 mod limits;
 mod logs;
+mod models;
 mod organizations;
 mod page;
 mod pull_requests;
 mod repos;
+mod run_views;
+mod session;
+mod trace;
 mod users;
-mod web;
 
 pub use docs::openapi;
 pub use health::Requests;
 
-use crate::App;
+use crate::{App, web};
 use error::ApiError;
 
 /// A client that takes nothing of what waits for it is disconnected after this.
@@ -51,17 +54,27 @@ fn router(app: Arc<App>) -> Router {
         .route("/repos", get(repos::list).post(repos::add))
         .route("/repositories", get(repos::list_alias))
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
+        .route("/repos/{repo_id}/branches", get(repos::branches))
         .route("/prs/{pr_id}", get(pull_requests::get))
         .route("/agent/run", post(agent_runs::create).get(agent_runs::list_alias))
         .route("/agent/runs", get(agent_runs::list))
+        .route("/agent/runs/views", get(run_views::list))
+        .route("/agent/runs/changes", get(run_views::changes))
         .route("/agent/run/resume", post(agent_runs::resume))
         .route("/agent/run/stop", post(agent_runs::stop))
         .route("/agent/run/{agent_run_id}", get(agent_runs::get))
         .route("/agent/run/{agent_run_id}/diff", get(agent_runs::diff))
         .route("/agent/run/{agent_run_id}/logs", get(logs::get))
-        .route("/agent/run/{agent_run_id}/events", get(events::get));
+        .route("/agent/run/{agent_run_id}/events", get(events::get))
+        .route("/agent/run/{agent_run_id}/view", get(run_views::get))
+        .route("/agent/run/{agent_run_id}/entries", get(trace::entries))
+        .route("/agent/run/{agent_run_id}/entries/{seq}/output", get(trace::output))
+        .route("/agent/run/{agent_run_id}/matches", get(trace::matches));
     let routes = Router::new()
         .route("/v1/users/me", get(users::me))
+        .route("/v1/session", get(session::get).post(session::create).delete(session::delete))
+        .route("/v1/models", get(models::list))
+        .route("/v1/runs/{agent_run_id}", get(trace::screen))
         .route("/v1/organizations", get(organizations::list))
         .nest("/v1/organizations/{org_id}", org)
         .route("/v1/beta/organizations/{org_id}/agent/run/resume", post(agent_runs::resume_beta))
@@ -73,8 +86,13 @@ fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(docs::json))
         .route("/docs", get(docs::page))
         .route("/", get(web::page))
+        .route("/new", get(web::page))
+        .route("/login", get(web::page))
+        .route("/repos", get(web::page))
         .route("/runs/{run_id}", get(web::page))
         .route("/pulls/{pr_id}", get(web::page))
+        .route("/favicon.svg", get(web::file))
+        .route("/_app/{*path}", get(web::file))
         .method_not_allowed_fallback(|| async {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "This path has no such method.".to_owned())
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use codegen_store::{NewRepo, Repo};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -165,6 +165,32 @@ pub async fn add(
     })?;
     let new = NewRepo::of_origin(&url, probe.default_branch.as_deref());
     Ok(Json(app.store.create_repo(asked.by.0.org_id, new, app.now()).await?.into()))
+}
+
+/// Branches of a repository, as its origin has them now.
+#[derive(Serialize, ToSchema)]
+pub struct BranchesResponse {
+    default_branch: Option<String>,
+    branches: Vec<String>,
+}
+
+/// Branches to start a run from.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/repos/{repo_id}/branches", tag = "web",
+    operation_id = "list_branches", params(("org_id" = i64, Path), ("repo_id" = i64, Path)),
+    responses((status = 200, description = "Successful Response", body = BranchesResponse),
+        (status = 404, description = "Not Found", body = Refusal),
+        (status = 502, description = "The origin does not answer", body = Refusal), Refusals))]
+pub async fn branches(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, RepoId>,
+) -> Result<Json<BranchesResponse>, ApiError> {
+    let id = asked.input.0;
+    let repo = app.store.repo(asked.by.org_id, id).await.map_err(no_repo(id))?;
+    let probe = git::probe(&repo.origin)
+        .await
+        .map_err(|error| ApiError::Refused(StatusCode::BAD_GATEWAY, error.to_string()))?;
+    let default_branch = repo.default_branch.or(probe.default_branch);
+    Ok(Json(BranchesResponse { default_branch, branches: probe.branches }))
 }
 
 /// A repository's setup commands.

@@ -31,7 +31,7 @@ pub struct UserResponse {
 }
 
 impl UserResponse {
-    fn new(user: User, role: Option<Role>) -> Self {
+    pub(super) fn new(user: User, role: Option<Role>) -> Self {
         Self {
             id: user.id,
             email: user.email,

@@ -1,0 +1,132 @@
+//! The web app, built by `web/` and embedded here. A build without Node has none, and says so on a plain page.
+
+use std::{borrow::Cow, fmt::Write as _, sync::LazyLock};
+
+use axum::{
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rust_embed::RustEmbed;
+use sha2::{Digest, Sha256};
+
+/// A debug build reads the files as they are at the time, a release build has them inside.
+#[derive(RustEmbed)]
+#[folder = "../../web/build"]
+struct Files;
+
+const INDEX: &str = "index.html";
+const PLAIN: &str = include_str!("web_missing.html");
+const FOREVER: &str = "public, max-age=31536000, immutable";
+/// Asked again each time, and answered from the cache where it is the same.
+const CHECKED: &str = "no-cache";
+
+/// The same for every load: hashes of the scripts in the page, so that no other inline script runs.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let page = Files::get(INDEX).map(|file| file.data).unwrap_or_default();
+    policy(&String::from_utf8_lossy(&page))
+});
+
+fn policy(page: &str) -> String {
+    let mut scripts = "'self'".to_owned();
+    for script in page.split("<script>").skip(1).filter_map(|rest| rest.split("</script>").next()) {
+        let hash = BASE64_STANDARD.encode(Sha256::digest(script.as_bytes()));
+        write!(scripts, " 'sha256-{hash}'").ok(); // A String takes everything.
+    }
+    format!(
+        "default-src 'none'; script-src {scripts}; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+         manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    )
+}
+
+/// The app's one page, for each of its routes.
+pub async fn page(headers: HeaderMap) -> Response {
+    let Some(mut response) = found(INDEX, CHECKED, &headers) else {
+        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+        return (secured("text/html; charset=utf-8", policy), PLAIN).into_response();
+    };
+    let policy = if cfg!(debug_assertions) { fresh_policy() } else { Cow::Borrowed(POLICY.as_str()) };
+    response.headers_mut().extend(secured("text/html; charset=utf-8", &policy));
+    response
+}
+
+/// The page may have been built anew under a running debug build.
+fn fresh_policy() -> Cow<'static, str> {
+    let page = Files::get(INDEX).map(|file| file.data).unwrap_or_default();
+    Cow::Owned(policy(&String::from_utf8_lossy(&page)))
+}
+
+fn secured(content_type: &'static str, policy: &str) -> HeaderMap {
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    // The policy is made of base64 and constants, which a header takes.
+    headers.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect()
+}
+
+/// A file of the app; those under `immutable` carry a hash of their content in their name.
+pub async fn file(uri: Uri, headers: HeaderMap) -> Response {
+    let path = uri.path().trim_start_matches('/');
+    let caching = if path.starts_with("_app/immutable/") { FOREVER } else { CHECKED };
+    found(path, caching, &headers)
+        .unwrap_or_else(|| (StatusCode::NOT_FOUND, [(header::CACHE_CONTROL, "no-store")], "Not found.").into_response())
+}
+
+/// The file in the smallest form that the client takes.
+fn found(path: &str, caching: &'static str, headers: &HeaderMap) -> Option<Response> {
+    let plain = Files::get(path)?;
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let packed = [("br", "br"), ("gzip", "gz")].into_iter().find_map(|(coding, suffix)| {
+        let takes = accepted.split(',').any(|one| one.split(';').next().is_some_and(|name| name.trim() == coding));
+        let file = if takes { Files::get(&format!("{path}.{suffix}")) } else { None };
+        Some((coding, file?))
+    });
+    let tag: String = plain.metadata.sha256_hash().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("\"{tag}{}\"", packed.as_ref().map_or("", |(coding, _)| coding));
+    let mut response = if headers.get(header::IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        match packed {
+            Some((coding, file)) => ([(header::CONTENT_ENCODING, coding)], file.data.into_owned()).into_response(),
+            None => plain.data.into_owned().into_response(),
+        }
+    };
+    let fixed = [
+        (header::CONTENT_TYPE, media_type(path)),
+        (header::CACHE_CONTROL, caching),
+        (header::VARY, "accept-encoding"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::ETAG, tag.as_str()),
+    ];
+    response.headers_mut().extend(fixed.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))));
+    Some(response)
+}
+
+fn media_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, suffix)| suffix) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("json") => "application/json",
+        Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
+        Some("woff2") => "font/woff2",
+        Some(_) | None => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_names_the_hash_of_each_inline_script_and_allows_no_other() {
+        let policy = policy("<p><script>let a;</script><script src=\"x.js\"></script><script>\nb()\n</script>");
+        assert_eq!(policy.matches("'sha256-").count(), 2);
+        assert!(policy.contains("'sha256-81WALLbUROF1pWdYjuQYKuIcGgY/+TqVJr8UsV6Tkvo='"), "{policy}");
+        assert!(!policy.contains("unsafe"));
+    }
+}

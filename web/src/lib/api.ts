@@ -1,0 +1,111 @@
+// The server, as pages talk to it.
+
+import type {
+	BranchesResponse,
+	ModelsResponse,
+	PullRequestResponse,
+	RepoResponse,
+	RunScreen,
+	RunView,
+	RunViews,
+	SessionResponse,
+	TraceEntries,
+	UserResponse,
+	AgentRunResponse
+} from './api-types';
+
+/** A refusal, in the server's words. */
+export class Refused extends Error {
+	constructor(
+		readonly status: number,
+		message: string
+	) {
+		super(message);
+	}
+}
+
+function sentence(body: unknown, status: number): string {
+	const { message, detail } = (body ?? {}) as { message?: string; detail?: unknown };
+	if (message) return message;
+	if (Array.isArray(detail)) {
+		const one = (f: { loc: (string | number)[]; msg: string }) =>
+			`${f.loc.slice(1).join('.')}: ${f.msg.replace(/^Value error, /, '')}`;
+		return detail.map(one).join('; ');
+	}
+	return `The server answered with status ${status}.`;
+}
+
+async function call<T>(method: string, path: string, body?: unknown): Promise<T> {
+	const headers: Record<string, string> = { accept: 'application/json' };
+	if (body !== undefined) headers['content-type'] = 'application/json';
+	let response: Response;
+	try {
+		const early = method === 'GET' ? window.early?.[path] : undefined;
+		if (early) delete window.early?.[path];
+		response = await (early ?? fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) }));
+	} catch {
+		throw new Refused(0, 'The server cannot be reached.');
+	}
+	if (response.status === 204) return undefined as T;
+	const answer: unknown = await response.json().catch(() => undefined);
+	if (!response.ok) throw new Refused(response.status, sentence(answer, response.status));
+	return answer as T;
+}
+
+const get = <T>(path: string) => call<T>('GET', path);
+const org = (id: number) => `/v1/organizations/${id}`;
+const run = (of: { organization_id: number; id: number }) => `${org(of.organization_id)}/agent/run/${of.id}`;
+type Items<T> = { items: T[]; total: number };
+
+export type Filter = { status?: string; repo_id?: string; user_id?: string; source_type?: string };
+export type NewRun = {
+	prompt: string;
+	repo_id?: number;
+	base_branch?: string;
+	model?: string;
+	images?: string[];
+};
+type Of = { organization_id: number; id: number };
+
+function query(values: Record<string, string | number | undefined>): string {
+	const pairs = Object.entries(values).filter(([, value]) => value !== undefined && value !== '');
+	return pairs.length ? '?' + new URLSearchParams(pairs.map(([key, value]) => [key, String(value)])) : '';
+}
+
+export const api = {
+	session: () => get<SessionResponse>('/v1/session'),
+	logIn: (token: string) => call<SessionResponse>('POST', '/v1/session', { token }),
+	logOut: () => call<void>('DELETE', '/v1/session'),
+	models: () => get<ModelsResponse>('/v1/models'),
+	screen: (id: string | number) => get<RunScreen>(`/v1/runs/${id}`),
+	runs: (orgId: number, filter: Filter, before?: number) =>
+		get<RunViews>(`${org(orgId)}/agent/runs/views${query({ ...filter, before })}`),
+	changes: (orgId: number) => `${org(orgId)}/agent/runs/changes`,
+	view: (of: Of) => get<RunView>(`${run(of)}/view`),
+	entries: (of: Of, before: number, limit: number) =>
+		get<TraceEntries>(`${run(of)}/entries${query({ before, limit })}`),
+	outputPath: (of: Of, seq: number) => `${run(of)}/entries/${seq}/output`,
+	async output(of: Of, seq: number): Promise<string> {
+		const response = await fetch(this.outputPath(of, seq));
+		if (!response.ok) throw new Refused(response.status, sentence(await response.json().catch(() => 0), response.status));
+		return response.text();
+	},
+	find: (of: Of, text: string) => get<{ seqs: number[] }>(`${run(of)}/matches${query({ text })}`),
+	events: (of: Of) => `${run(of)}/events`,
+	diff: (of: Of) => get<{ diff: string; stat: string }>(`${run(of)}/diff`),
+	create: (orgId: number, body: NewRun) => call<AgentRunResponse>('POST', `${org(orgId)}/agent/run`, body),
+	resume: (of: Of, prompt: string, images: string[] = []) =>
+		call<AgentRunResponse>('POST', `${org(of.organization_id)}/agent/run/resume`, { agent_run_id: of.id, prompt, images }),
+	stop: (of: Of) => call<AgentRunResponse>('POST', `${org(of.organization_id)}/agent/run/stop`, { agent_run_id: of.id }),
+	repos: (orgId: number) => get<Items<RepoResponse>>(`${org(orgId)}/repos`),
+	addRepo: (orgId: number, url: string) => call<RepoResponse>('POST', `${org(orgId)}/repos`, { url }),
+	branches: (orgId: number, id: number) => get<BranchesResponse>(`${org(orgId)}/repos/${id}/branches`),
+	setup: (orgId: number, id: number) => get<{ setup_commands: string }>(`${org(orgId)}/repos/${id}/setup-commands`),
+	putSetup: (orgId: number, id: number, setup_commands: string) =>
+		call<{ setup_commands: string }>('PUT', `${org(orgId)}/repos/${id}/setup-commands`, { setup_commands }),
+	users: (orgId: number) => get<Items<UserResponse>>(`${org(orgId)}/users`),
+	pull: (orgId: number, id: string) => get<PullRequestResponse>(`${org(orgId)}/prs/${id}`)
+};
+
+/** What went wrong, as a sentence for the person. */
+export const words = (error: unknown) => (error instanceof Error ? error.message : String(error));

@@ -1,0 +1,57 @@
+// What all pages share: the time, the theme, the organization.
+
+import { redirect } from '@sveltejs/kit';
+import { Refused } from './api';
+import type { SessionResponse } from './api-types';
+
+export const now = $state({ ms: Date.now() });
+
+/** Moves the time on; more often where a duration is being watched. */
+export function tick(every: number): () => void {
+	const timer = setInterval(() => (now.ms = Date.now()), every);
+	return () => clearInterval(timer);
+}
+
+function remembered(key: string): string | undefined {
+	try {
+		return localStorage.getItem(key) ?? undefined;
+	} catch {
+		return undefined;
+	}
+}
+
+function remember(key: string, value: string | undefined) {
+	try {
+		if (value === undefined) localStorage.removeItem(key);
+		else localStorage.setItem(key, value);
+	} catch {
+		// A browser that keeps nothing forgets it at the next load.
+	}
+}
+
+/** Light, dark, or as the system has it. */
+export function turnTheme() {
+	const root = document.documentElement;
+	const dark = matchMedia('(prefers-color-scheme: dark)').matches;
+	const shown = root.dataset.theme ?? (dark ? 'dark' : 'light');
+	const next = shown === 'dark' ? 'light' : 'dark';
+	if ((next === 'dark') === dark) delete root.dataset.theme;
+	else root.dataset.theme = next;
+	remember('theme', root.dataset.theme);
+}
+
+/** The organization that was looked at last, else the first. */
+export function chosenOrg(session: SessionResponse): number {
+	const last = Number(remembered('org'));
+	return (session.organizations.find((org) => org.id === last) ?? session.organizations[0])?.id ?? 0;
+}
+
+export const chooseOrg = (id: number) => remember('org', String(id));
+
+/** What a load function does about a refusal: who is not logged in logs in and comes back. */
+export function refused(error: unknown, url: URL): never {
+	if (error instanceof Refused && error.status === 401) {
+		redirect(307, `/login?next=${encodeURIComponent(url.pathname + url.search)}`);
+	}
+	throw error;
+}

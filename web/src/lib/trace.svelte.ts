@@ -1,0 +1,243 @@
+// A run as its page knows it: the part of its log that was loaded, and what happens now.
+
+import { api } from './api';
+import type { RunScreen, RunView, TraceEntry } from './api-types';
+import { Heights } from './heights';
+import { follow, type ServerEvent } from './sse';
+
+/** Entries asked for at a time. */
+const PAGE = 100;
+/** Characters of live output that are kept. */
+const LIVE = 20_000;
+
+type Body = Record<string, any>;
+export type Entry = { seq: number; kind: string; at: number; body: Body };
+
+/** Whether an entry has nothing to show: the beginning of a call whose end is there, or an answer of calls only. */
+export function isHidden(entry: Entry): boolean {
+	if (entry.kind === 'call_started') return !entry.body.name;
+	if (entry.kind === 'reply') return !String(entry.body.text ?? '').trim();
+	return entry.kind === 'status' && entry.body.status === 'ACTIVE';
+}
+
+const parse = (data: string): Body => {
+	try {
+		const body: unknown = JSON.parse(data);
+		return typeof body === 'object' && body !== null ? body : { text: String(body) };
+	} catch {
+		return { text: data };
+	}
+};
+
+export class RunTrace {
+	run: RunView = $state()!;
+	stages: Entry[] = $state.raw([]);
+	/** Entries there are, loaded or not. */
+	total = $state(0);
+	/** Grows with each change of what is loaded. */
+	version = $state(0);
+	/** What the model is saying. */
+	liveText = $state('');
+	/** What running calls have written, by call. */
+	liveOutput: Record<string, string> = $state({});
+	connected = $state(true);
+	/** Unfolded entries. */
+	open: Record<number, boolean> = $state({});
+	/** Whole outputs that were asked for. */
+	whole: Record<number, string> = $state({});
+	/** Entries with the text that is looked for. */
+	matches: number[] = $state.raw([]);
+	selected = $state(0);
+
+	heights = new Heights();
+	/** The list sets this, to keep in place what is looked at while something changes. */
+	steady: (change: () => void) => void = (change) => change();
+
+	private entries: (Entry | undefined)[] = [];
+	private calls = new Map<string, { name: string; input: unknown }>();
+	private started = new Map<string, number>();
+	private asked = new Set<number>();
+	private leaving = new AbortController();
+	private following = false;
+	private ended = false;
+	private pending = { text: '', output: new Map<string, string>() };
+	private frame = 0;
+	private refreshing: ReturnType<typeof setTimeout> | undefined;
+
+	constructor(screen: RunScreen) {
+		this.run = screen.run;
+		this.stages = screen.stages as Entry[];
+		this.grow(Math.max(screen.run.log_seq, screen.entries.at(-1)?.seq ?? 0));
+		this.keep(screen.entries);
+	}
+
+	get live(): boolean {
+		return this.run.phase !== 'done';
+	}
+
+	entry(seq: number): Entry | undefined {
+		void this.version;
+		return this.entries[seq];
+	}
+
+	/** Whether there is an entry to show, as far as known. */
+	shows(seq: number): boolean {
+		const entry = this.entries[seq];
+		return !entry || !isHidden(entry);
+	}
+
+	private grow(total: number) {
+		this.heights.grow(total);
+		this.total = Math.max(this.total, total);
+	}
+
+	private keep(found: TraceEntry[]) {
+		for (const entry of found as Entry[]) {
+			if (this.entries[entry.seq]) continue;
+			this.entries[entry.seq] = entry;
+			if (isHidden(entry)) this.heights.set(entry.seq - 1, 0);
+			else if (entry.kind === 'call_started') this.started.set(entry.body.call_id, entry.seq);
+		}
+		this.heights.learn();
+		this.version++;
+	}
+
+	/** Loads the entries from the one to the other that are not there yet. */
+	async load(first: number, last: number): Promise<void> {
+		const pages: number[] = [];
+		for (let seq = Math.max(1, first); seq <= Math.min(last, this.total); seq++) {
+			const page = Math.floor((seq - 1) / PAGE);
+			if (!this.entries[seq] && !this.asked.has(page)) {
+				this.asked.add(page);
+				pages.push(page);
+			}
+		}
+		const load = async (page: number) => {
+			try {
+				const { entries } = await api.entries(this.run, (page + 1) * PAGE + 1, PAGE);
+				this.steady(() => this.keep(entries));
+			} catch {
+				// It is asked for again when the place is looked at again.
+			} finally {
+				this.asked.delete(page);
+			}
+		};
+		await Promise.all(pages.map(load));
+	}
+
+	/** Follows the run until it has ended or the page is left. */
+	follow() {
+		if (this.following || this.leaving.signal.aborted) return;
+		this.following = true;
+		this.ended = false;
+		void follow({
+			path: api.events(this.run),
+			after: () => this.total,
+			take: (events) => this.take(events),
+			connected: (yes) => (this.connected = yes),
+			ended: () => this.ended,
+			signal: this.leaving.signal
+		}).finally(() => (this.following = false));
+	}
+
+	leave() {
+		this.leaving.abort();
+		cancelAnimationFrame(this.frame);
+		clearTimeout(this.refreshing);
+	}
+
+	/** Asks for the run's row again, soon. */
+	refresh(wait = 150) {
+		clearTimeout(this.refreshing);
+		this.refreshing = setTimeout(async () => {
+			try {
+				const run = await api.view(this.run);
+				this.run = run;
+				if (run.log_seq > this.total && !this.following) this.follow();
+			} catch {
+				// The next change asks again.
+			}
+		}, wait);
+	}
+
+	private take(events: ServerEvent[]) {
+		const durable = events.filter((event) => event.id !== undefined);
+		if (durable.length) this.steady(() => durable.forEach((event) => this.append(event)));
+		for (const event of events) {
+			if (event.id !== undefined) continue;
+			const body = parse(event.data);
+			if (event.event === 'end') {
+				this.ended = true;
+				this.refresh(0);
+			} else if (event.event === 'text') this.say(() => (this.pending.text += body.text ?? ''));
+			else if (event.event === 'call') this.calls.set(body.call_id, { name: body.name, input: body.input });
+			else if (event.event === 'output') {
+				const before = this.pending.output.get(body.call_id) ?? '';
+				this.say(() => this.pending.output.set(body.call_id, before + (body.text ?? '')));
+			}
+		}
+		if (this.run.phase === 'queued' || this.run.phase === 'preparing') this.refresh();
+	}
+
+	/** Shows deltas once a frame, however many there are. */
+	private say(change: () => void) {
+		change();
+		this.frame ||= requestAnimationFrame(() => {
+			this.frame = 0;
+			const { text, output } = this.pending;
+			this.pending = { text: '', output: new Map() };
+			this.steady(() => {
+				this.liveText += text;
+				for (const [call, more] of output) this.liveOutput[call] = ((this.liveOutput[call] ?? '') + more).slice(-LIVE);
+			});
+		});
+	}
+
+	private append(event: ServerEvent) {
+		const seq = Number(event.id);
+		if (!Number.isSafeInteger(seq) || this.entries[seq]) return;
+		const body = parse(event.data);
+		const entry: Entry = { seq, kind: event.event, at: Date.now(), body };
+		this.grow(seq);
+		switch (entry.kind) {
+			case 'reply': {
+				for (const call of body.calls ?? []) this.calls.set(call.id, { name: call.name, input: call.input });
+				this.liveText = '';
+				this.pending.text = '';
+				const usage = body.usage ?? {};
+				this.run.steps++;
+				this.run.tokens_in += (usage.input ?? 0) + (usage.cache_read ?? 0) + (usage.cache_write ?? 0);
+				this.run.tokens_out += usage.output ?? 0;
+				this.run.cost += body.cost ?? 0;
+				delete body.calls;
+				delete body.opaque;
+				break;
+			}
+			case 'call_started':
+				Object.assign(body, this.calls.get(body.call_id));
+				this.started.set(body.call_id, seq);
+				break;
+			case 'call_finished': {
+				const began = this.started.get(body.call_id);
+				if (began) {
+					this.entries[began] = { seq: began, kind: 'call_started', at: entry.at, body: {} };
+					this.heights.set(began - 1, 0);
+				}
+				delete this.liveOutput[body.call_id];
+				this.pending.output.delete(body.call_id);
+				break;
+			}
+			case 'stage':
+				this.stages = [...this.stages, entry];
+				this.refresh();
+				break;
+			case 'user_message':
+				break;
+			default:
+				this.refresh();
+		}
+		this.entries[seq] = entry;
+		if (isHidden(entry)) this.heights.set(seq - 1, 0);
+		this.version++;
+	}
+}
