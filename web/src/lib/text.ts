@@ -69,10 +69,8 @@ export function clock(at: number): string {
 	return new Date(at).toTimeString().slice(0, 8);
 }
 
-/** A run's line: its summary, else the beginning of its prompt. */
-export function title(run: { summary?: string | null; prompt: string }): string {
-	return firstLine(run.summary || run.prompt) || 'Run without words';
-}
+/** A run's line: the beginning of what was asked. */
+export const title = (run: { prompt: string }) => firstLine(run.prompt) || 'Run without words';
 
 export function firstLine(text: string): string {
 	return text.trim().split('\n', 1)[0]?.trim() ?? '';

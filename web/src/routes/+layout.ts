@@ -5,10 +5,10 @@ export const ssr = false;
 export const prerender = false;
 export const trailingSlash = 'never';
 
-export const load: LayoutLoad = async ({ depends }) => {
+export const load: LayoutLoad = async ({ depends, untrack, url }) => {
 	depends('app:session');
-	// The address is not asked of the router: each navigation would ask for the session again.
-	if (location.pathname === '/login') return { session: undefined };
+	// Untracked, else each navigation would ask for the session again.
+	if (untrack(() => url.pathname) === '/login') return { session: undefined };
 	try {
 		return { session: await api.session() };
 	} catch (error) {

@@ -32,6 +32,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     (2, "steering", include_str!("../../migrations/sqlite/0002_steering.sql")),
     (3, "retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
     (4, "workers", include_str!("../../migrations/sqlite/0004_workers.sql")),
+    (5, "web", include_str!("../../migrations/sqlite/0005_web.sql")),
 ];
 
 /// The writing connection and what will be announced after its commit.

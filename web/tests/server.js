@@ -1,0 +1,92 @@
+// A real server with a model that replays a script, a repository to work on, and a real browser.
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { chromium } from 'playwright-core';
+
+const root = new URL('../..', import.meta.url).pathname;
+export const BINARY = process.env.CODEGEN_BINARY ?? join(root, 'target/debug/codegen');
+export const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+
+/**
+ * @typedef {{ text?: string, expect?: string, calls?: { name: string, input: object }[] }} Reply
+ * @typedef {Awaited<ReturnType<typeof serve>>} Server
+ */
+
+/** @param {Reply[]} replies @param {{ files?: Record<string, string>, env?: Record<string, string> }} [more] */
+export async function serve(replies, { files = {}, env = {} } = {}) {
+	const dir = mkdtempSync(join(tmpdir(), 'codegen-web-'));
+	const script = join(dir, 'script.json');
+	writeFileSync(script, JSON.stringify({ replies }));
+	const origin = join(dir, 'acme', 'shop.git');
+	repository(dir, origin, files);
+
+	const theirs = Object.entries(process.env).filter(([key]) => !/^CODEGEN_|_API_KEY$|_BASE_URL$/.test(key));
+	const child = spawn(BINARY, ['serve', '--addr', '127.0.0.1:0'], {
+		env: { ...Object.fromEntries(theirs), CODEGEN_DATA_DIR: join(dir, 'data'), CODEGEN_DEFAULT_MODEL: `scripted:${script}`, ...env },
+		stdio: ['ignore', 'pipe', 'inherit']
+	});
+	const exited = new Promise((resolve) => child.once('exit', resolve));
+	const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+	const line = async (/** @type {string} */ before) => {
+		const { value } = await lines.next();
+		if (!value?.startsWith(before)) throw new Error(`the server said ${value}`);
+		return value.slice(before.length);
+	};
+	const url = await line('codegen is at ');
+	const token = await line('token (shown once): ');
+
+	/** @param {string} method @param {string} path @param {object} [body] */
+	async function call(method, path, body) {
+		const response = await fetch(url + path, {
+			method,
+			headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+			body: body && JSON.stringify(body)
+		});
+		if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+		return response.json();
+	}
+	const { items } = await call('GET', '/v1/organizations');
+	return {
+		url,
+		token,
+		dir,
+		origin,
+		call,
+		org: `/v1/organizations/${items[0].id}`,
+		async stop() {
+			child.kill('SIGTERM');
+			await exited;
+			rmSync(dir, { recursive: true, force: true });
+		}
+	};
+}
+
+/** @param {string} dir @param {string} origin @param {Record<string, string>} files */
+function repository(dir, origin, files) {
+	const work = join(dir, 'work');
+	const who = { GIT_AUTHOR_NAME: 'Ann', GIT_AUTHOR_EMAIL: 'ann@example.com', GIT_COMMITTER_NAME: 'Ann', GIT_COMMITTER_EMAIL: 'ann@example.com' };
+	const git = (/** @type {string[]} */ ...args) => execFileSync('git', args, { env: { ...process.env, ...who }, stdio: 'pipe' });
+	git('init', '-q', '--bare', '-b', 'main', origin);
+	git('clone', '-q', origin, work);
+	for (const [name, text] of Object.entries({ 'README.md': '# Shop\n', ...files })) writeFileSync(join(work, name), text);
+	git('-C', work, 'add', '-A');
+	git('-C', work, 'commit', '-q', '-m', 'Start');
+	git('-C', work, 'push', '-q', 'origin', 'HEAD:main');
+}
+
+export function browser() {
+	// Root needs --no-sandbox; the rest keeps Chromium from calling its vendor.
+	const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+	return chromium.launch({ executablePath: CHROMIUM, args });
+}
+
+/** Logs in through the page. @param {import('playwright-core').Page} page @param {Server} server */
+export async function logIn(page, server) {
+	await page.goto(server.url + '/');
+	await page.getByLabel('API token').fill(server.token);
+	await page.getByRole('button', { name: 'Log in' }).click();
+	await page.getByRole('heading', { name: 'Runs', exact: true }).waitFor({ state: 'attached' });
+}
