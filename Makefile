@@ -1,5 +1,5 @@
 # What a person types. Each target installs what it needs; the second time is quick.
-.PHONY: help install-deps demo test lint deny fmt release bench
+.PHONY: help install-deps web demo test lint deny fmt release bench
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 JOBS := $(shell nproc)
@@ -8,20 +8,28 @@ help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install-deps: ## Install what building, testing and the demo need
-	@scripts/bootstrap
+	@scripts/bootstrap test
+
+web: ## Build the web app, where its sources are newer
+	@scripts/web build
 
 demo: ## Watch an agent mend a failing test in an isolated sandbox
 	@scripts/bootstrap
+	@scripts/web build
 	@demo/run
 
 test: ## Run every check and every test
 	@scripts/bootstrap test
+	@scripts/web build
 	@$(MAKE) --no-print-directory lint
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --no-fail-fast --build-jobs $(JOBS); \
 	else set -x; cargo test --workspace --no-fail-fast --jobs $(JOBS); fi
+	cargo build --package codegen-cli --jobs $(JOBS)
+	@scripts/web test
 
 lint: ## Formatting and lints, warnings denied
 	@scripts/lint $(JOBS)
+	@scripts/web check
 
 deny: ## Bans, licenses and sources of the dependencies, where cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
@@ -32,9 +40,11 @@ fmt: ## Format the code
 
 release: ## One executable with everything inside: target/release/codegen
 	@scripts/bootstrap
+	@scripts/web required
 	cargo build --release --package codegen-cli --jobs $(JOBS)
 	@ls -lh target/release/codegen
 
 bench: release ## Measure start, latency, overhead and memory
 	@python3 bench/first_slice.py target/release/codegen
+	@CODEGEN_BINARY=target/release/codegen node bench/first_screen.js
 	cargo run --release --quiet --package codegen-sandbox --example sandbox_bench

@@ -3,8 +3,8 @@
 use std::{borrow::Cow, fmt::Write as _, sync::LazyLock};
 
 use axum::{
-    http::{HeaderMap, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
+    response::{Html, IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rust_embed::RustEmbed;
@@ -25,10 +25,7 @@ const CHECKED: &str = "no-cache";
 const ANNOUNCER: &str = "'sha256-S8qMpvofolR8Mpjy4kQvEm7m1q8clzU4dfDH0AmvZjo='";
 
 /// The same for every load: hashes of the scripts in the page, so that no other inline script runs.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let page = Files::get(INDEX).map(|file| file.data).unwrap_or_default();
-    policy(&String::from_utf8_lossy(&page))
-});
+static POLICY: LazyLock<String> = LazyLock::new(|| policy(&index()));
 
 fn policy(page: &str) -> String {
     let mut scripts = "'self'".to_owned();
@@ -44,30 +41,31 @@ fn policy(page: &str) -> String {
 
 /// The app's one page, for each of its routes.
 pub async fn page(headers: HeaderMap) -> Response {
-    let Some(mut response) = found(INDEX, CHECKED, &headers) else {
-        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-        return (secured("text/html; charset=utf-8", policy), PLAIN).into_response();
+    let (mut response, policy) = match found(INDEX, CHECKED, &headers) {
+        // The page may have been built anew under a running debug build.
+        Some(response) if cfg!(debug_assertions) => (response, Cow::Owned(policy(&index()))),
+        Some(response) => (response, Cow::Borrowed(POLICY.as_str())),
+        None => {
+            let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+            (Html(PLAIN).into_response(), Cow::Borrowed(policy))
+        }
     };
-    let policy = if cfg!(debug_assertions) { fresh_policy() } else { Cow::Borrowed(POLICY.as_str()) };
-    response.headers_mut().extend(secured("text/html; charset=utf-8", &policy));
+    set(&mut response, header::CONTENT_SECURITY_POLICY, &policy);
+    set(&mut response, header::REFERRER_POLICY, "same-origin");
+    set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     response
 }
 
-/// The page may have been built anew under a running debug build.
-fn fresh_policy() -> Cow<'static, str> {
+fn index() -> String {
     let page = Files::get(INDEX).map(|file| file.data).unwrap_or_default();
-    Cow::Owned(policy(&String::from_utf8_lossy(&page)))
+    String::from_utf8_lossy(&page).into_owned()
 }
 
-fn secured(content_type: &'static str, policy: &str) -> HeaderMap {
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::REFERRER_POLICY, "same-origin"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    // The policy is made of base64 and constants, which a header takes.
-    headers.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect()
+/// Sets a header to what is known to be one: constants, hashes, base64.
+fn set(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = value.parse() {
+        response.headers_mut().insert(name, value);
+    }
 }
 
 /// A file of the app; those under `immutable` carry a hash of their content in their name.
@@ -79,7 +77,7 @@ pub async fn file(uri: Uri, headers: HeaderMap) -> Response {
 }
 
 /// The file in the smallest form that the client takes.
-fn found(path: &str, caching: &'static str, headers: &HeaderMap) -> Option<Response> {
+fn found(path: &str, caching: &str, headers: &HeaderMap) -> Option<Response> {
     let plain = Files::get(path)?;
     let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let packed = [("br", "br"), ("gzip", "gz")].into_iter().find_map(|(coding, suffix)| {
@@ -87,24 +85,22 @@ fn found(path: &str, caching: &'static str, headers: &HeaderMap) -> Option<Respo
         let file = if takes { Files::get(&format!("{path}.{suffix}")) } else { None };
         Some((coding, file?))
     });
-    let tag: String = plain.metadata.sha256_hash().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("\"{tag}{}\"", packed.as_ref().map_or("", |(coding, _)| coding));
+    let hash: String = plain.metadata.sha256_hash().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("\"{hash}{}\"", packed.as_ref().map_or("", |(coding, _)| coding));
     let mut response = if headers.get(header::IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
         StatusCode::NOT_MODIFIED.into_response()
+    } else if let Some((coding, file)) = packed {
+        let mut response = file.data.into_owned().into_response();
+        set(&mut response, header::CONTENT_ENCODING, coding);
+        response
     } else {
-        match packed {
-            Some((coding, file)) => ([(header::CONTENT_ENCODING, coding)], file.data.into_owned()).into_response(),
-            None => plain.data.into_owned().into_response(),
-        }
+        plain.data.into_owned().into_response()
     };
-    let fixed = [
-        (header::CONTENT_TYPE, media_type(path)),
-        (header::CACHE_CONTROL, caching),
-        (header::VARY, "accept-encoding"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::ETAG, tag.as_str()),
-    ];
-    response.headers_mut().extend(fixed.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))));
+    set(&mut response, header::CONTENT_TYPE, media_type(path));
+    set(&mut response, header::CACHE_CONTROL, caching);
+    set(&mut response, header::VARY, "accept-encoding");
+    set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(&mut response, header::ETAG, &tag);
     Some(response)
 }
 
@@ -128,7 +124,7 @@ mod tests {
     #[test]
     fn the_policy_names_the_hash_of_each_inline_script_and_allows_no_other() {
         let policy = policy("<p><script>let a;</script><script src=\"x.js\"></script><script>\nb()\n</script>");
-        assert_eq!(policy.matches("'sha256-").count(), 2);
+        assert_eq!(policy.matches("'sha256-").count(), 3, "{policy}"); // Two scripts and the announcer.
         assert!(policy.contains("'sha256-81WALLbUROF1pWdYjuQYKuIcGgY/+TqVJr8UsV6Tkvo='"), "{policy}");
         assert!(!policy.contains("unsafe-inline"));
     }

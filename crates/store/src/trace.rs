@@ -9,14 +9,13 @@ impl Store {
     /// [`Error::NotFound`] where the run is not this organization's.
     pub async fn log_before(&self, org_id: i64, run_id: i64, before: Option<i64>, limit: i64) -> Result<Vec<LogRow>> {
         self.our_run(org_id, run_id).await?;
-        let rows = sqlx::query_as::<Db, LogRow>(
-            "SELECT * FROM log WHERE run_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3",
-        )
-        .bind(run_id)
-        .bind(before.unwrap_or(i64::MAX))
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await?;
+        let rows =
+            sqlx::query_as::<Db, LogRow>("SELECT * FROM log WHERE run_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3")
+                .bind(run_id)
+                .bind(before.unwrap_or(i64::MAX))
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
         Ok(rows)
     }
 

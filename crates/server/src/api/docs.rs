@@ -8,7 +8,10 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{agent_runs, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session, trace, users};
+use super::{
+    agent_runs, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session, trace,
+    users,
+};
 
 #[derive(OpenApi)]
 #[openapi(

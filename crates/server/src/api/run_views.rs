@@ -227,10 +227,7 @@ pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, RunList>) -> 
     params(("agent_run_id" = i64, Path), ("org_id" = i64, Path)),
     responses((status = 200, description = "Successful Response", body = RunView),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn get(
-    State(app): State<Arc<App>>,
-    asked: Asked<InOrg, ViewedRun>,
-) -> Result<Json<RunView>, ApiError> {
+pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, ViewedRun>) -> Result<Json<RunView>, ApiError> {
     let run = app.store.run(asked.by.org_id, asked.input.0).await.map_err(no_run)?;
     Ok(Json(view(&app, run).await?))
 }

@@ -81,8 +81,7 @@ fn is_secure(config: &Config) -> bool {
 
 fn set_cookie(config: &Config, value: &str, age_s: i64) -> Result<HeaderValue, ApiError> {
     let secure = if is_secure(config) { "; Secure" } else { "" };
-    let cookie =
-        format!("{}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Strict{secure}", cookie_name(config));
+    let cookie = format!("{}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Strict{secure}", cookie_name(config));
     HeaderValue::try_from(cookie).map_err(|error| ApiError::internal(&error))
 }
 

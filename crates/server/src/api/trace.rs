@@ -210,10 +210,7 @@ fn cut_output(body: &mut Map<String, Value>) {
     params(("agent_run_id" = i64, Path)),
     responses((status = 200, description = "Successful Response", body = RunScreen),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn screen(
-    State(app): State<Arc<App>>,
-    asked: Asked<Caller, ViewedRun>,
-) -> Result<Json<RunScreen>, ApiError> {
+pub async fn screen(State(app): State<Arc<App>>, asked: Asked<Caller, ViewedRun>) -> Result<Json<RunScreen>, ApiError> {
     let id = asked.input.0;
     let (orgs, _) = app.store.orgs_of_user(asked.by.user.id, 0, ORGANIZATIONS).await?;
     for org in orgs {
@@ -287,4 +284,54 @@ pub async fn matches(State(app): State<Arc<App>>, asked: Asked<InOrg, Search>) -
     }
     let seqs = app.store.find_in_log(asked.by.org_id, run_id, &text, MATCHES).await.map_err(no_run)?;
     Ok(Json(Matches { seqs }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Entries from bodies that are oldest first, as rows are from the end.
+    fn entries(bodies: &[Value]) -> Vec<TraceEntry> {
+        let rows = bodies.iter().zip(1..).map(|(body, seq)| LogRow {
+            run_id: 1,
+            seq,
+            kind: body["kind"].as_str().unwrap_or_default().to_owned(),
+            body: body.to_string(),
+            contract: false,
+            created_at: 0,
+        });
+        let mut rows: Vec<LogRow> = rows.collect();
+        rows.reverse();
+        shown(rows).unwrap_or_else(|_| panic!("the bodies are JSON"))
+    }
+
+    #[test]
+    fn a_long_output_has_its_end_from_the_beginning_of_a_line_and_says_what_is_missing() {
+        let output: String = (0..5000).map(|n| format!("zeile {n} ä\n")).collect();
+        let found = entries(&[json!({"kind": "call_finished", "call_id": "a", "output": output})]);
+        let rest = found[0].body["output"].as_str().unwrap_or_default();
+        assert!(rest.len() <= TAIL && rest.starts_with("zeile ") && rest.ends_with("zeile 4999 ä\n"), "{rest}");
+        assert_eq!(found[0].body["output_cut"].as_u64(), Some((output.len() - rest.len()) as u64));
+        let one_line = "ä".repeat(TAIL);
+        let found = entries(&[json!({"kind": "call_finished", "call_id": "a", "output": one_line})]);
+        assert!(found[0].body["output"].as_str().is_some_and(|rest| rest.len() <= TAIL && !rest.is_empty()));
+    }
+
+    #[test]
+    fn a_call_under_way_says_what_it_is_and_one_that_has_ended_says_it_once() {
+        let calls = json!([{"id": "a", "name": "shell", "input": {"command": "true"}}, {"id": "b", "name": "read", "input": {}}]);
+        let found = entries(&[
+            json!({"kind": "reply", "text": "", "calls": calls, "opaque": {"thinking": "secret"}}),
+            json!({"kind": "call_started", "call_id": "a"}),
+            json!({"kind": "call_started", "call_id": "b"}),
+            json!({"kind": "call_finished", "call_id": "b", "name": "read", "input": {}, "output": "x"}),
+        ]);
+        assert!(found[0].body.get("calls").is_none() && found[0].body.get("opaque").is_none());
+        assert_eq!(found[1].body["input"]["command"], json!("true"));
+        assert!(found[2].body.is_empty());
+        assert_eq!(found[3].body["output"], json!("x"));
+        assert_eq!(found.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
 }

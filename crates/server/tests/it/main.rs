@@ -16,3 +16,4 @@ mod retention;
 mod run_story;
 mod stages;
 mod stop;
+mod web;

@@ -4,6 +4,7 @@
 mod claims;
 mod log;
 mod open;
+mod pages;
 mod retention;
 mod rows;
 mod writer;

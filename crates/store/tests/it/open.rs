@@ -80,7 +80,7 @@ async fn a_database_of_a_newer_version_is_refused_and_left_as_it_was() {
     .unwrap();
     sqlite.close().await;
     let Err(refused) = Store::open(fixture.dir.path()).await else { panic!("a newer database was opened") };
-    assert!(matches!(refused, Error::NewerDatabase { found: 99, known: 4, .. }), "{refused:?}");
+    assert!(matches!(refused, Error::NewerDatabase { found: 99, known: 1..99, .. }), "{refused:?}");
     assert!(refused.to_string().contains("newer codegen"), "{refused}");
     assert!(!codegen_store::is_locked(fixture.dir.path()), "a refused open frees the directory");
 }
