@@ -48,6 +48,7 @@ async function call<T>(method: string, path: string, body?: unknown): Promise<T>
 	}
 	if (response.status === 204) return undefined as T;
 	const answer: unknown = await response.json().catch(() => undefined);
+	if (response.status === 401 && path !== '/v1/session') throw new Refused(401, 'Your log-in has ended: log in again.');
 	if (!response.ok) throw new Refused(response.status, sentence(answer, response.status));
 	return answer as T;
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { inline, blocks } from './markdown';
 import { EventReader } from './sse';
-import { ago, count, duration, head, money, plain, tail } from './text';
+import { ago, count, duration, head, modelName, money, plain, tail } from './text';
 
 describe('an output', () => {
 	it('is folded to its last lines, unless next to nothing would be hidden', () => {
@@ -22,6 +22,7 @@ describe('values', () => {
 		expect([0, 950, 1500, 59_900, 61_000, 3_660_000].map(duration)).toEqual(['0 ms', '950 ms', '1.5 s', '59 s', '1 m 01 s', '1 h 01 m']);
 		expect([999, 1500, 45_300, 1_200_000].map(count)).toEqual(['999', '1.5k', '45k', '1.2M']);
 		expect([0, 0.004, 1.236].map(money)).toEqual(['$0.00', '<$0.01', '$1.24']);
+		expect(['scripted:/tmp/a/demo.json', 'openai/gpt-5'].map(modelName)).toEqual(['scripted: demo.json', 'openai/gpt-5']);
 		expect(ago('2026-01-01T00:00:00Z', Date.parse('2026-01-01T03:00:00Z'))).toBe('3 h');
 	});
 });

@@ -75,3 +75,6 @@ export const title = (run: { prompt: string }) => firstLine(run.prompt) || 'Run 
 export function firstLine(text: string): string {
 	return text.trim().split('\n', 1)[0]?.trim() ?? '';
 }
+
+/** A model's name; of a script the file's, not where it is. */
+export const modelName = (model: string) => model.replace(/^scripted:.*\//, 'scripted: ');

@@ -146,10 +146,12 @@ export class RunTrace {
 		clearTimeout(this.refreshing);
 	}
 
-	/** Asks for the run's row again, soon. */
+	/** Asks for the run's row again, soon; once for what changes until then. */
 	refresh(wait = 150) {
+		if (this.refreshing !== undefined && wait) return;
 		clearTimeout(this.refreshing);
 		this.refreshing = setTimeout(async () => {
+			this.refreshing = undefined;
 			try {
 				const run = await api.view(this.run);
 				this.run = run;
