@@ -1,7 +1,7 @@
 //! Runs as pages show them: with their phase, repository, people, branch and what they cost; a list by key, and its changes.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     convert::Infallible,
     sync::Arc,
     time::Duration,
@@ -165,9 +165,9 @@ pub(super) async fn views(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<
         if let Some(id) = run.repo_id.filter(|id| !repos.contains_key(id)) {
             repos.insert(id, app.store.repo(org_id, id).await?.full_name);
         }
-        if !users.contains_key(&run.user_id) {
+        if let Entry::Vacant(unknown) = users.entry(run.user_id) {
             let member = app.store.org_member(org_id, run.user_id).await?;
-            users.insert(run.user_id, member.map(|m| m.user.full_name.unwrap_or(m.user.github_username)));
+            unknown.insert(member.map(|m| m.user.full_name.unwrap_or(m.user.github_username)));
         }
     }
     let view = |run: Run| RunView {
