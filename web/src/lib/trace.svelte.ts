@@ -17,6 +17,7 @@ export type Entry = { seq: number; kind: string; at: number; body: Body };
 export function isHidden(entry: Entry): boolean {
 	if (entry.kind === 'call_started') return !entry.body.name;
 	if (entry.kind === 'reply') return !String(entry.body.text ?? '').trim();
+	if (entry.kind === 'stage') return Boolean(entry.body.passed);
 	return entry.kind === 'status' && entry.body.status === 'ACTIVE';
 }
 
@@ -38,7 +39,7 @@ export class RunTrace {
 	version = $state(0);
 	/** What the model is saying. */
 	liveText = $state('');
-	/** What running calls have written, by call. */
+	/** What running calls have written, by call; of stages of the start by `stage:` and its name. */
 	liveOutput: Record<string, string> = $state({});
 	connected = $state(true);
 	/** Unfolded entries. */
@@ -56,6 +57,7 @@ export class RunTrace {
 	private entries: (Entry | undefined)[] = [];
 	private calls = new Map<string, { name: string; input: unknown }>();
 	private started = new Map<string, number>();
+	private finished = new Set<string>();
 	private asked = new Set<number>();
 	private leaving = new AbortController();
 	private following = false;
@@ -92,14 +94,25 @@ export class RunTrace {
 	}
 
 	private keep(found: TraceEntry[]) {
+		for (const { kind, body } of found as Entry[]) if (kind === 'call_finished') this.finish(body.call_id);
 		for (const entry of found as Entry[]) {
 			if (this.entries[entry.seq]) continue;
 			this.entries[entry.seq] = entry;
-			if (isHidden(entry)) this.heights.set(entry.seq - 1, 0);
+			if (entry.kind === 'stage' && this.isPassed(entry)) this.entries[entry.seq] = { ...entry, body: { passed: true } };
+			if (entry.kind === 'call_started' && this.finished.has(entry.body.call_id)) this.entries[entry.seq] = { ...entry, body: {} };
+			const kept = this.entries[entry.seq];
+			if (kept && isHidden(kept)) this.heights.set(entry.seq - 1, 0);
 			else if (entry.kind === 'call_started') this.started.set(entry.body.call_id, entry.seq);
 		}
 		this.heights.learn();
 		this.version++;
+	}
+
+	/** Whether a stage's entry says less than a later one of the same stage. */
+	private isPassed(entry: Entry): boolean {
+		const { name, state } = entry.body;
+		if (state === 'done' || state === 'failed') return false;
+		return this.stages.some((stage) => stage.body.name === name && stage.seq > entry.seq);
 	}
 
 	/** Loads the entries from the one to the other that are not there yet. */
@@ -174,8 +187,9 @@ export class RunTrace {
 			} else if (event.event === 'text') this.say(() => (this.pending.text += body.text ?? ''));
 			else if (event.event === 'call') this.calls.set(body.call_id, { name: body.name, input: body.input });
 			else if (event.event === 'output') {
-				const before = this.pending.output.get(body.call_id) ?? '';
-				this.say(() => this.pending.output.set(body.call_id, before + (body.text ?? '')));
+				const of = String(body.call_id ?? `stage:${body.stage}`);
+				const before = this.pending.output.get(of) ?? '';
+				this.say(() => this.pending.output.set(of, before + (body.text ?? '')));
 			}
 		}
 		if (this.run.phase === 'queued' || this.run.phase === 'preparing') this.refresh();
@@ -193,6 +207,16 @@ export class RunTrace {
 				for (const [call, more] of output) this.liveOutput[call] = ((this.liveOutput[call] ?? '') + more).slice(-LIVE);
 			});
 		});
+	}
+
+	/** The end of a call is there: its beginning, if that is there too, shows nothing any more. */
+	private finish(call: string) {
+		this.finished.add(call);
+		const began = this.started.get(call);
+		const entry = began && this.entries[began];
+		if (!began || !entry) return;
+		this.entries[began] = { ...entry, body: {} };
+		this.heights.set(began - 1, 0);
 	}
 
 	private append(event: ServerEvent) {
@@ -220,16 +244,22 @@ export class RunTrace {
 				this.started.set(body.call_id, seq);
 				break;
 			case 'call_finished': {
-				const began = this.started.get(body.call_id);
-				if (began) {
-					this.entries[began] = { seq: began, kind: 'call_started', at: entry.at, body: {} };
-					this.heights.set(began - 1, 0);
-				}
+				this.finish(body.call_id);
 				delete this.liveOutput[body.call_id];
 				this.pending.output.delete(body.call_id);
 				break;
 			}
 			case 'stage':
+				for (const { seq: before } of this.stages) {
+					const passed = this.entries[before];
+					if (passed?.body.name !== body.name || ['done', 'failed'].includes(passed?.body.state)) continue;
+					this.entries[before] = { seq: before, kind: 'stage', at: entry.at, body: { passed: true } };
+					this.heights.set(before - 1, 0);
+				}
+				if (['done', 'failed'].includes(body.state)) {
+					delete this.liveOutput[`stage:${body.name}`];
+					this.pending.output.delete(`stage:${body.name}`);
+				}
 				this.stages = [...this.stages, entry];
 				this.refresh();
 				break;

@@ -27,7 +27,7 @@ pub type Row = sqlx::sqlite::SqliteRow;
 const GROUP: usize = 256;
 
 /// Listed by hand: `sqlx::migrate!` would compile SQLite a second time, for the macro.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, "steering", include_str!("../../migrations/sqlite/0002_steering.sql")),
     (3, "retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
