@@ -47,7 +47,7 @@ try {
 	const slow = script('slow.json', [{ text: 'I run the whole suite.', calls: [{ name: 'shell', input: { command: 'sleep 600' } }] }]);
 	const watched = await start({ prompt: 'Find the test that fails once in fifty times.', repo_id: repo.id, model: slow });
 
-	const light = await open.newContext({ viewport: { width: 1200, height: 700 }, colorScheme: 'light' });
+	const light = await open.newContext({ viewport: { width: 1200, height: 680 }, colorScheme: 'light' });
 	const page = await light.newPage();
 	await logIn(page, server);
 	await page.locator('.run', { hasText: 'Running' }).waitFor();
