@@ -15,8 +15,7 @@ use futures::StreamExt as _;
 use super::{
     body::{Fields, Input},
     error::ApiError,
-    idempotency,
-    session,
+    idempotency, session,
 };
 use crate::{App, token};
 
