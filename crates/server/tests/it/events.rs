@@ -193,7 +193,13 @@ async fn live_words_come_between_the_entries_where_they_were_said() {
     let (watches, id) = (&watched.app.app.watches, watched.run.id);
     watched.append("first").await;
     until("first").await;
-    watches.delta(id, &Delta::Text { text: "between ".to_owned() });
+    // A viewer that is still reading the log is shown nothing live.
+    loop {
+        watches.delta(id, &Delta::Text { text: "between ".to_owned() });
+        if tokio::time::timeout(Duration::from_millis(100), until("between ")).await.is_ok() {
+            break;
+        }
+    }
     watched.append("second").await;
     watches.grown(id);
     watches.delta(id, &Delta::Output { call_id: "c".to_owned(), text: "after".to_owned() });
