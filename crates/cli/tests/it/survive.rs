@@ -229,6 +229,11 @@ impl Scene {
         }
     }
 
+    fn kill_and_revive(&mut self) {
+        kill_process(Pid::from_child(&self.server), Signal::KILL).unwrap();
+        self.revive();
+    }
+
     /// One request, again after a restart where the server does not answer.
     fn ask(&mut self, method: &str, path: &str, body: &Value) -> Value {
         loop {
@@ -248,6 +253,10 @@ impl Scene {
             if let Some(mut stream) = request(&self.url, "GET", &path, &format!("Last-Event-ID: {last}\r\n"), "") {
                 let (mut id, mut kind) = (None, String::new());
                 let mut line = String::new();
+                if stream.read_line(&mut line).is_ok_and(|n| n > 0) {
+                    assert!(line.contains(" 200 "), "run {run} is gone: {line}");
+                }
+                line.clear();
                 while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
                     let text = line.trim_end();
                     if let Some(value) = text.strip_prefix("id: ") {
@@ -362,6 +371,8 @@ fn is_agents(pid: Pid) -> bool {
 
 fn survive(seed: u64) -> Vec<Duration> {
     let mut scene = Scene::new(seed);
+    // The server is ended at the very moment in which it has acknowledged something.
+    let at_once = seed % 5 == 3;
     let repos = "/v1/organizations/1/repos";
     let repo = scene.ask("POST", repos, &json!({ "url": scene.fixture.origin() }));
     let runs = "/v1/organizations/1/agent/runs";
@@ -375,6 +386,9 @@ fn survive(seed: u64) -> Vec<Duration> {
         match http(&scene.url, "POST", "/v1/organizations/1/agent/run", &body) {
             Some((200, run)) => {
                 // What was acknowledged is there, whatever happens next.
+                if at_once {
+                    scene.kill_and_revive();
+                }
                 break run["id"].to_string();
             }
             Some((status, value)) => panic!("{status} {value}"),
@@ -386,7 +400,12 @@ fn survive(seed: u64) -> Vec<Duration> {
     let follow_up = json!({ "agent_run_id": run.parse::<i64>().unwrap(), "prompt": "Go on" });
     loop {
         let messages = scene.seen.values().filter(|data| data.contains("\"Go on\"")).count();
-        if messages == 0 && http(&scene.url, "POST", "/v1/organizations/1/agent/run/resume", &follow_up).is_none() {
+        let taken =
+            messages > 0 || http(&scene.url, "POST", "/v1/organizations/1/agent/run/resume", &follow_up).is_some();
+        if taken && at_once {
+            scene.kill_and_revive();
+        }
+        if !taken {
             scene.revive();
             // Whether it was taken is in the log.
             let path = format!("/v1/organizations/1/agent/run/{run}/logs?limit=100");
