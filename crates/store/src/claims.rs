@@ -292,11 +292,13 @@ pub async fn fence(tx: &mut Tx, claim: Claim) -> Result<i64> {
     org_id.ok_or(Error::Fenced)
 }
 
+/// A worker whose place another one has taken gets nothing.
 async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Option<Run>> {
     let org_id: Option<i64> = sqlx::query_scalar(
         "UPDATE runs SET phase = 'preparing', worker_id = $2, attempt = attempt + 1,
              started_at = COALESCE(started_at, $3)
-         WHERE id = $1 AND phase = 'queued' RETURNING org_id",
+         WHERE id = $1 AND phase = 'queued'
+             AND (EXISTS (SELECT 1 FROM workers WHERE id = $2) OR NOT EXISTS (SELECT 1 FROM workers)) RETURNING org_id",
     )
     .bind(run_id)
     .bind(worker_id)

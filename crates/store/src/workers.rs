@@ -45,19 +45,4 @@ impl Store {
         })
         .await
     }
-
-    /// Takes a worker that has ended from the list.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn remove_worker(&self, id: &str) -> Result<()> {
-        let id = id.to_owned();
-        self.write(move |tx| {
-            Box::pin(async move {
-                sqlx::query("DELETE FROM workers WHERE id = $1").bind(id).execute(&mut tx.conn).await?;
-                Ok(())
-            })
-        })
-        .await
-    }
 }

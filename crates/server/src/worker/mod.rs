@@ -35,7 +35,7 @@ const ROOM: u64 = 32 << 20;
 /// [`Lost`] when another process has taken this one's place; then nothing is drained.
 pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     let worker_id = &app.worker_id;
-    while let Err(error) = reap::reap(&app, worker_id).await {
+    while let Err(error) = reap::reap(&app).await {
         error!(error = format!("{error:#}"), "taking up the runs of the last process; trying again in {POLL:?}");
         tokio::select! {
             () = app.shutdown.cancelled() => return Ok(()),
@@ -100,7 +100,7 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
 /// When the run cannot be claimed or recorded.
 pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
     let worker_id = &app.worker_id;
-    reap::reap(&app, worker_id).await?;
+    reap::reap(&app).await?;
     let mut run = app.store.claim_run_by_id(run_id, worker_id, app.now()).await?;
     while let Some(left) = app.store.claim_run(worker_id, app.now()).await? {
         let text = "The process that worked on this run was ended before the run was.";

@@ -32,17 +32,23 @@ pub enum Owner {
     None,
 }
 
-/// Requeues the runs of every worker but `live_worker_id`, and removes what is left over. For the start, when none of this
-/// worker's runs is under way.
-pub(super) async fn reap(app: &App, live_worker_id: &str) -> Result<()> {
+/// Gives the runs of every other worker back to the queue: this one has its place only because they have ended, or lost it.
+async fn requeue_orphans(app: &App) -> Result<()> {
     let orphans = app
         .store
-        .requeue_orphans(live_worker_id, app.now())
+        .requeue_orphans(&app.worker_id, app.now())
         .await
         .context("requeueing runs of workers that are gone")?;
     for run in &orphans {
         info!(run.id, phase = run.phase.as_str(), crashes = run.crashes, "run {} lost its worker", run.id);
     }
+    Ok(())
+}
+
+/// Requeues the runs of other workers and removes what is left over. For the start, when none of this worker's runs is under
+/// way.
+pub(super) async fn reap(app: &App) -> Result<()> {
+    requeue_orphans(app).await?;
     if app.engine.isolation().isolated()
         && let Err(error) = crate::engine::remove_unisolated(&app.config.data_dir).await
     {
@@ -57,7 +63,12 @@ pub(super) async fn keep_clean(app: &App) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let kept = kept_ms(&app.config.keep).max(GRACE_MS);
-        let done = remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await;
+        let done = async {
+            app.lease.check(&app.store, app.now()).await?;
+            requeue_orphans(app).await?;
+            remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await
+        };
+        let done = done.await;
         if let Err(error) = done {
             warn!(error = format!("{error:#}"), "removing what is left over; it is tried again in a minute");
         }
