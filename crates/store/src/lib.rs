@@ -5,6 +5,7 @@
 //! transaction, so that a reader of the log sees the end exactly when it is true.
 
 use std::{
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -85,6 +86,32 @@ pub enum Error {
     /// Another process has the data directory.
     #[error("another codegen is using {}: stop it, or give another data directory with --data-dir", .0.display())]
     Locked(PathBuf),
+    /// There is no using the data directory.
+    #[error(
+        "the data directory {} cannot be used: give this user the right to write there, or another directory with \
+         --data-dir",
+        path.display()
+    )]
+    DataDir {
+        /// The data directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database's file holds something else.
+    #[error(
+        "{} is damaged or no database of codegen's: make a data directory from a backup with `codegen restore`, or give \
+         another one with --data-dir",
+        path.display()
+    )]
+    NotADatabase {
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The disk has no room; nothing of the refused change was kept.
     #[error("the disk with the database is full: free some space and try again")]
     Full,
@@ -175,11 +202,12 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`] where another process has it, [`Error::NewerDatabase`] where a newer codegen wrote it.
     pub async fn open(data_dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(data_dir).map_err(|source| Error::Io {
-            operation: "making the data directory",
-            path: data_dir.to_owned(),
-            source,
-        })?;
+        // Its owner's alone.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir)
+            .map_err(|source| Error::DataDir { path: data_dir.to_owned(), source })?;
         let lock = DirLock::take(data_dir)?;
         let (readers, conn) = dialect::open(&data_dir.join(DATABASE)).await?;
         Ok(Self::start(readers, conn, Some(lock)))
@@ -279,20 +307,17 @@ impl DirLock {
     /// [`Error::Locked`] where another process has it.
     pub fn take(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join(LOCK);
-        let io = |operation| {
-            let path = path.clone();
-            move |source| Error::Io { operation, path, source }
-        };
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(&path)
-            .map_err(io("opening the lock file"))?;
+            .map_err(|source| Error::DataDir { path: data_dir.to_owned(), source })?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked(data_dir.to_owned())),
-            Err(std::fs::TryLockError::Error(source)) => Err(io("locking")(source)),
+            Err(std::fs::TryLockError::Error(source)) => Err(Error::Io { operation: "locking", path, source }),
         }
     }
 }

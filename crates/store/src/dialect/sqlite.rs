@@ -91,7 +91,7 @@ pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
         .mode(0o600)
         .open(path)
         .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
-    let mut writer = SqliteConnection::connect_with(&options(path)).await?;
+    let mut writer = connect(path).await?;
     migrate(path, &mut writer).await?;
     Ok((readers(path), writer))
 }
@@ -99,7 +99,7 @@ pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
 /// Opens a database that another process may have open, without migrating it.
 pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
     must_exist(path)?;
-    let mut writer = SqliteConnection::connect_with(&options(path)).await?;
+    let mut writer = connect(path).await?;
     let known = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
     match version(&mut writer).await? {
         Some(found) if found > known => return Err(Error::NewerDatabase { path: path.to_owned(), found, known }),
@@ -108,6 +108,17 @@ pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
         Some(_) | None => return Err(Error::OlderDatabase(path.to_owned())),
     }
     Ok((readers(path), writer))
+}
+
+async fn connect(path: &Path) -> Result<SqliteConnection> {
+    SqliteConnection::connect_with(&options(path)).await.map_err(|source| {
+        let code = source.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+        // The lowest byte says what happened, the rest where: SQLITE_CORRUPT and SQLITE_NOTADB.
+        match code.map(|code| code & 0xff) {
+            Some(11 | 26) => Error::NotADatabase { path: path.to_owned(), source },
+            _ => source.into(),
+        }
+    })
 }
 
 fn must_exist(path: &Path) -> Result<()> {

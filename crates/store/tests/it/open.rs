@@ -24,6 +24,18 @@ async fn a_second_open_of_a_data_directory_is_refused_until_the_first_is_closed(
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_database_is_named_with_what_to_do_and_left_as_it_was() {
+    let dir = TempDir::new().unwrap();
+    let database = dir.path().join("codegen.db");
+    let garbage = "not a database ".repeat(1000);
+    std::fs::write(&database, &garbage).unwrap();
+    let Err(refused) = Store::open(dir.path()).await else { panic!("opened") };
+    let said = refused.to_string();
+    assert!(said.contains(database.to_str().unwrap()) && said.contains("codegen restore"), "{said}");
+    assert_eq!(std::fs::read_to_string(&database).unwrap(), garbage, "left as it was");
+}
+
+#[tokio::test]
 async fn a_closed_directory_opens_again_also_while_other_programs_are_being_started() {
     let dir = TempDir::new().unwrap();
     let ended = Arc::new(AtomicBool::new(false));
@@ -91,17 +103,23 @@ async fn a_data_directory_that_cannot_be_made_is_named_in_the_error() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let Err(refused) = Store::open(&file.join("data")).await else { panic!("a directory below a file") };
-    assert!(refused.to_string().starts_with("making the data directory "), "{refused}");
+    let said = refused.to_string();
+    assert!(said.contains(file.to_str().unwrap()) && said.contains("--data-dir"), "{said}");
 }
 
 #[tokio::test]
-async fn the_database_is_readable_by_its_owner_only() {
+async fn the_data_directory_and_its_files_are_their_owners_only() {
     use std::os::unix::fs::PermissionsExt as _;
-    let fixture = Fixture::new().await;
-    for name in ["codegen.db", "codegen.db-wal", "codegen.db-shm"] {
-        let mode = fixture.dir.path().join(name).metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{name}");
+    let outer = TempDir::new().unwrap();
+    let dir = outer.path().join("data");
+    let store = Store::open(&dir).await.unwrap();
+    for (name, expected) in
+        [("", 0o700), ("lock", 0o600), ("codegen.db", 0o600), ("codegen.db-wal", 0o600), ("codegen.db-shm", 0o600)]
+    {
+        let mode = dir.join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, expected, "{name}");
     }
+    store.close().await;
 }
 
 #[tokio::test]
