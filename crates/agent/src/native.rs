@@ -160,7 +160,9 @@ impl Agent<'_> {
             let wait = after.unwrap_or_else(|| backoff(attempt));
             if attempt >= TRIES || began.elapsed() + wait > PATIENCE {
                 let tries = if attempt == 1 { "1 try".to_owned() } else { format!("{attempt} tries") };
-                let sentence = format!("{} gave no answer in {tries}; the last time: {message}", self.model.name());
+                let asks = after.map(|after| format!("; it asks to wait {} s", after.as_secs())).unwrap_or_default();
+                let sentence =
+                    format!("{} gave no answer in {tries}; the last time: {message}{asks}", self.model.name());
                 return Ok(Asked::End(Outcome::ModelFailed(sentence)));
             }
             self.notice(format!("{message}; trying again in {:.1} s", wait.as_secs_f64())).await?;

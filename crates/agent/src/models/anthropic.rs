@@ -177,8 +177,11 @@ impl Answer {
 }
 
 fn extend(block: &mut Value, field: &str, more: &Value) {
-    let text = format!("{}{}", block[field].as_str().unwrap_or_default(), more.as_str().unwrap_or_default());
-    block[field] = Value::String(text);
+    let more = more.as_str().unwrap_or_default();
+    match &mut block[field] {
+        Value::String(text) => text.push_str(more),
+        other => *other = Value::String(more.to_owned()),
+    }
 }
 
 /// Longest answer to ask for: what the model gives at most, else a size all newer ones have.

@@ -5,7 +5,7 @@ use std::{sync::OnceLock, time::Duration};
 use futures::{StreamExt, stream::BoxStream};
 use reqwest::{
     Client, RequestBuilder, StatusCode,
-    header::{HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect::Policy,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -20,6 +20,11 @@ use super::{
 /// One pool of connections for the process: a client reads the host's certificates when it is made, which takes
 /// milliseconds, and each model of each run would do so.
 static CLIENT: OnceLock<Client> = OnceLock::new();
+
+/// Most bytes of one answer as it is streamed: more than the longest takes with an event for each token.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Most bytes of a refusal that are read.
+const MAX_REFUSAL: usize = 64 * 1024;
 
 /// Silence that counts as a stall.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +86,8 @@ pub(crate) fn secret_header(prefix: &str, key: &SecretString) -> Result<HeaderVa
 pub(crate) struct Events {
     bytes: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     parser: Parser,
-    begun: bool,
+    /// Bytes so far.
+    received: usize,
     ended: bool,
     provider: Provider,
 }
@@ -95,20 +101,35 @@ impl Provider {
             .map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         if status.is_success() {
+            let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            if content_type.is_some_and(|value| value.starts_with("text/html")) {
+                return Err(ModelError::Fatal(format!(
+                    "what answers at the address of {} is a web page and no model; check its base URL",
+                    self.name
+                )));
+            }
             return Ok(Events {
                 bytes: response.bytes_stream().boxed(),
                 parser: Parser::default(),
-                begun: false,
+                received: 0,
                 ended: false,
                 provider: self.clone(),
             });
         }
         let after = retry_after(response.headers());
-        let body = match timeout(Duration::from_secs(30), response.bytes()).await {
-            Ok(Ok(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
-            Ok(Err(_)) | Err(_) => String::new(),
+        let mut body = Vec::new();
+        let mut bytes = response.bytes_stream();
+        let read = async {
+            while body.len() < MAX_REFUSAL
+                && let Some(Ok(piece)) = bytes.next().await
+            {
+                body.extend_from_slice(&piece);
+            }
         };
-        Err(self.refusal(status, after, &body))
+        // What has come by then has to do.
+        timeout(Duration::from_secs(30), read).await.ok();
+        body.truncate(MAX_REFUSAL);
+        Err(self.refusal(status, after, &String::from_utf8_lossy(&body)))
     }
 
     fn stalled(&self, silence: Duration) -> ModelError {
@@ -170,12 +191,19 @@ impl Events {
                 return Ok(None);
             }
             let patience = self.provider.patience;
-            let silence = if self.begun { patience.between } else { patience.first };
+            let silence = if self.received > 0 { patience.between } else { patience.first };
             match timeout(silence, self.bytes.next()).await {
                 Err(_) => return Err(self.provider.stalled(silence)),
                 Ok(Some(Err(_))) => return Err(self.provider.broke_off()),
                 Ok(Some(Ok(bytes))) => {
-                    self.begun = true;
+                    self.received += bytes.len();
+                    if self.received > MAX_ANSWER {
+                        let Provider { name, model, .. } = &self.provider;
+                        return Err(ModelError::Fatal(format!(
+                            "{name} sent over {} MiB in one answer of {model:?} without coming to its end; choose another model",
+                            MAX_ANSWER >> 20
+                        )));
+                    }
                     self.parser.push(&bytes);
                     if self.parser.is_too_long() {
                         return Err(retry(format!("{} sent an event without end", self.provider.name)));

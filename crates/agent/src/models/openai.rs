@@ -42,7 +42,9 @@ impl Model for OpenAi {
         let mut answer = Answer::default();
         while let Some(event) = events.next().await? {
             if event.data.trim() == "[DONE]" {
-                return self.whole(answer);
+                // The end of nothing is no answer.
+                let is_empty = answer.finish_reason.is_none() && answer.text.is_empty() && answer.calls.is_empty();
+                return if is_empty { Err(self.provider.broke_off()) } else { self.whole(answer) };
             }
             let Ok(data) = serde_json::from_str::<Value>(&event.data) else {
                 return Err(retry(format!("{} sent an event that is not JSON", self.provider.name)));

@@ -15,12 +15,15 @@ pub(crate) const MAX_EVENT: usize = 32 * 1024 * 1024;
 pub(crate) struct Parser {
     buffer: Vec<u8>,
     read: usize,
+    /// No line ends before this: what was looked through once is not again with each piece that comes.
+    scanned: usize,
     data: Option<String>,
 }
 
 impl Parser {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.read);
+        self.scanned -= self.read;
         self.read = 0;
         self.buffer.extend_from_slice(bytes);
     }
@@ -33,11 +36,14 @@ impl Parser {
     /// The next whole event.
     pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
-            let rest = self.buffer.get(self.read..)?;
-            let end = rest.iter().position(|b| *b == b'\n')?;
-            let (line, _) = rest.split_at(end);
+            let Some(end) = line_end(&self.buffer, self.scanned) else {
+                self.scanned = self.buffer.len();
+                return None;
+            };
+            let line = self.buffer.get(self.read..end)?;
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            self.read += end + 1;
+            self.read = end + 1;
+            self.scanned = self.read;
             if line.is_empty() {
                 if let Some(data) = self.data.take() {
                     return Some(Event { data });
@@ -60,6 +66,11 @@ impl Parser {
         self.push(b"\n\n");
         self.next()
     }
+}
+
+/// Where the first line break is, looked for from here.
+fn line_end(bytes: &[u8], from: usize) -> Option<usize> {
+    Some(from + bytes.get(from..)?.iter().position(|b| *b == b'\n')?)
 }
 
 #[cfg(test)]

@@ -166,6 +166,24 @@ async fn an_answer_that_breaks_off_or_stalls_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn answers_and_refusals_without_end_are_cut_by_their_size() {
+    let begin = json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}});
+    let words = "word ".repeat(200_000);
+    let delta =
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": words.as_str()}});
+    let piece = stream(&[delta]).into_bytes();
+    let pieces = std::iter::once(stream(&[begin]).into_bytes()).chain(std::iter::repeat_n(piece, 80)).collect();
+    let endless = refused(Answer { pieces, stalls: true, ..cut("") }).await;
+    assert!(matches!(&endless, ModelError::Fatal(s) if s.contains("over 64 MiB in one answer")), "{endless:?}");
+    let pieces = vec![words.into_bytes(); 3];
+    let chatty = refused(Answer { pieces, stalls: true, ..whole(503, "", "") }).await;
+    assert!(
+        matches!(&chatty, ModelError::Retry { message, .. } if message.contains("503") && message.len() < 400),
+        "{chatty:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_tried_again() {
     let keys = Keys { anthropic_base_url: Some("http://127.0.0.1:1".to_owned()), ..Keys::default() };
     let model = models::connect("claude-sonnet-4-5", &keys).unwrap();

@@ -147,6 +147,8 @@ async fn refused(answer: Answer) -> ModelError {
 
 #[tokio::test]
 async fn refusals_are_sorted_by_what_to_do_about_them() {
+    let page = refused(whole(200, "content-type: text/html; charset=utf-8\r\n", "<html>log in</html>")).await;
+    assert!(matches!(&page, ModelError::Fatal(s) if s.contains("check its base URL")), "{page:?}");
     let error = |code: &str, words: &str| json!({"error": {"code": code, "message": words}}).to_string();
     let key = refused(whole(401, "", &error("invalid_api_key", "Incorrect API key"))).await;
     assert!(matches!(&key, ModelError::Fatal(s) if s.contains("OPENAI_API_KEY")), "{key:?}");
@@ -167,6 +169,8 @@ async fn refusals_are_sorted_by_what_to_do_about_them() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_or_stalls_is_asked_for_again() {
+    let nothing = refused(cut("data: null\n\ndata: [DONE]\n\n")).await;
+    assert!(matches!(&nothing, ModelError::Retry { message, .. } if message.contains("broke off")), "{nothing:?}");
     let half = answer().split("data: {\"choices\":[{\"index\":0,\"delta\":{},").next().unwrap().to_owned();
     let broken = refused(cut(&half)).await;
     assert!(matches!(&broken, ModelError::Retry { message, .. } if message.contains("broke off")), "{broken:?}");
