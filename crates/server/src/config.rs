@@ -121,14 +121,14 @@ pub enum Error {
     #[error("{} is not valid TOML", .0.display())]
     Toml(PathBuf, #[source] toml::de::Error),
     /// No such setting.
-    #[error("unknown setting `{name}` in {place}; did you mean `{nearest}`? (`codegen config show` lists all)")]
+    #[error("unknown setting `{name}` in {place}{} (`codegen config show` lists all)", hint(.nearest))]
     Unknown {
         /// As it is written.
         name: String,
         /// Where.
         place: String,
-        /// The known one that comes nearest.
-        nearest: String,
+        /// The known one that was meant, as far as one can guess.
+        nearest: Option<String>,
     },
     /// A value that cannot be.
     #[error("{name} ({place}) {why}")]
@@ -221,16 +221,6 @@ impl Config {
         self.derive();
     }
 
-    /// [`Config::public_url`].
-    pub fn public_url(&self) -> String {
-        self.public_url.clone()
-    }
-
-    /// [`Config::max_concurrent_runs`].
-    pub fn max_concurrent_runs(&self) -> usize {
-        self.max_concurrent_runs
-    }
-
     /// When runs end.
     pub fn budget(&self) -> codegen_agent::Budget {
         codegen_agent::Budget {
@@ -313,7 +303,10 @@ impl Config {
             let known = SETTINGS.iter().find(|setting| setting.key == key);
             let setting = known.ok_or_else(|| {
                 let keys = SETTINGS.iter().map(|setting| setting.key.to_owned()).filter(|key| key != "data_dir");
-                Error::Unknown { nearest: nearest(&key, keys).1, name: key.clone(), place: place.clone() }
+                let (distance, nearest) = nearest(&key, keys);
+                // With more than half of it wrong, another word was meant.
+                let nearest = (distance <= key.len() / 2).then_some(nearest);
+                Error::Unknown { nearest, name: key.clone(), place: place.clone() }
             })?;
             let wrong = |why: String| Error::Value { name: key.clone(), place: place.clone(), why };
             let text = plain_text(&value)
@@ -341,7 +334,11 @@ impl Config {
         {
             let (distance, nearest) = nearest(name, SETTINGS.iter().map(Setting::variable));
             if (1..=2).contains(&distance) {
-                return Err(Error::Unknown { name: name.clone(), place: "the environment".to_owned(), nearest });
+                return Err(Error::Unknown {
+                    name: name.clone(),
+                    place: "the environment".to_owned(),
+                    nearest: Some(nearest),
+                });
             }
         }
         Ok(())
@@ -373,6 +370,10 @@ fn plain_text(value: &toml::Value) -> Option<String> {
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
 }
 
 /// The known name with the smallest edit distance.

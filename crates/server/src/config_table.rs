@@ -390,7 +390,13 @@ pub static SETTINGS: &[Setting] = &[
         "Address of Ollama; without it, this machine's.",
         "OLLAMA_BASE_URL",
         |c| c.models.ollama_base_url.clone(),
-        |c, v| base(&mut c.models.ollama_base_url, v),
+        // Ollama's own variable may leave the scheme out.
+        |c, v| {
+            base(
+                &mut c.models.ollama_base_url,
+                &if v.contains("://") { v.to_owned() } else { format!("http://{}", v.trim()) },
+            )
+        },
     ),
 ];
 
@@ -450,7 +456,7 @@ fn key(slot: &mut Option<SecretString>, text: &str) -> Result<(), String> {
 }
 
 fn base(slot: &mut Option<String>, text: &str) -> Result<(), String> {
-    *slot = Some(text.trim().to_owned());
+    *slot = Some(url(text)?);
     Ok(())
 }
 

@@ -25,6 +25,9 @@ pub const USUAL: usize = 20 << 20;
 /// Size of a body with images.
 pub const WITH_IMAGES: usize = 140 << 20;
 
+/// Most levels of an object that is kept: parsers stop at about 128, and answers wrap it in a few more.
+const DEEPEST: usize = 100;
+
 /// A request taken apart.
 pub struct Fields<'a> {
     /// For checks against the settings.
@@ -310,16 +313,35 @@ impl<'a> Fields<'a> {
         texts
     }
 
-    /// An object that may be absent or null, byte for byte.
+    /// An object that may be absent or null, byte for byte. One that usual parsers cannot read is refused: it would make
+    /// every list that it is part of unreadable.
     pub fn optional_object(&mut self, key: &str) -> Option<Option<String>> {
         match self.raw(key).map(|raw| raw.get().to_owned()) {
             None => Some(None),
-            Some(text) if text.starts_with('{') => Some(Some(text)),
+            Some(text) if text.starts_with('{') => {
+                let readable = serde_json::from_str(&text).is_ok_and(|value| depth(&value) <= DEEPEST);
+                if !readable {
+                    let msg = format!(
+                        "Value error, it has over {DEEPEST} levels, a number that is too large or a broken \\u escape"
+                    );
+                    self.fail(&["body", key], "value_error", msg);
+                }
+                readable.then_some(Some(text))
+            }
             Some(_) => {
                 self.fail(&["body", key], "dict_type", "Input should be a valid dictionary");
                 None
             }
         }
+    }
+}
+
+/// Levels of lists and objects; a parsed value has few enough for the stack.
+fn depth(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        serde_json::Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
     }
 }
 

@@ -80,7 +80,7 @@ pub fn of_origin(config: &Config, store: &Store, origin: &str) -> Result<Box<dyn
     if let Some(place) = github::place(config, origin) {
         return Ok(Box::new(GitHub::new(place)?));
     }
-    Ok(Box::new(Local { store: store.clone(), public_url: config.public_url() }))
+    Ok(Box::new(Local { store: store.clone(), public_url: config.public_url.clone() }))
 }
 
 /// The hidden line in a pull request's text by which its run is known again.

@@ -71,7 +71,7 @@ impl TestApp {
         let mut config = Config::load(Some(dir.path()), env).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         config.set_addr(listener.local_addr().unwrap());
-        let base = config.public_url();
+        let base = config.public_url.clone();
         let (app, _) = App::open(config, engine).await.unwrap();
         let serving = tokio::spawn(codegen_server::serve(app.clone(), listener));
         Self { app, base, http: Client::builder().no_proxy().build().unwrap(), dir, serving }
@@ -162,6 +162,31 @@ async fn another_organizations_rows_are_not_there() {
     }
     let (status, _) = app.post(&format!("/v1/organizations/{}/agent/run", other.id), &json!({"prompt": "x"})).await;
     assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn metadata_that_usual_parsers_cannot_read_is_refused_and_lists_stay_readable() {
+    let app = TestApp::new().await;
+    let path = "/v1/organizations/1/agent/run";
+    let deep = |levels: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+    for (metadata, good) in [
+        (deep(99), true),
+        (deep(100), false),
+        (deep(200_000), false),
+        (r#"{"a":1e400}"#.to_owned(), false),
+        (r#"{"a":"\ud800"}"#.to_owned(), false),
+        (r#"{"a":123456789012345678901234567890,"b":"\u0000"}"#.to_owned(), true),
+    ] {
+        let body = format!(r#"{{"prompt":"x","metadata":{metadata}}}"#);
+        let ask = app.asks(Method::POST, path, Some(TOKEN)).header("Content-Type", "application/json").body(body);
+        let (status, body) = answer(ask.send().await.unwrap()).await;
+        let start: String = metadata.chars().take(40).collect();
+        assert_eq!(status, if good { 200 } else { 422 }, "{start}");
+        if !good {
+            assert_eq!(failures(&body), [failure("body.metadata", "value_error")], "{start}");
+        }
+    }
+    assert_eq!(app.get("/v1/organizations/1/agent/runs").await.1["total"], 2);
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ fn secrets_are_not_shown() {
 #[test]
 fn typing_errors_name_the_setting_that_was_meant() {
     assert!(load("max_stepz = 1", &[]).unwrap_err().contains("did you mean `max_steps`"));
+    let strange = load("bogus = 1", &[]).unwrap_err();
+    assert!(strange.contains("`bogus`") && !strange.contains("did you mean"), "{strange}");
     assert!(load("", &[("CODEGEN_RATE_LIMIT", "off")]).unwrap_err().contains("`CODEGEN_RATE_LIMITS`"));
     assert!(load("", &[("CODEGEN_API_BASE_URL", "x")]).is_ok());
     assert!(load("data_dir = \"/x\"", &[]).unwrap_err().contains("kept in it"));
@@ -53,6 +55,9 @@ fn values_that_cannot_be_are_refused() {
         "rate_limits = \"maybe\"",
         "max_concurrent_runs = 0",
         "public_url = \"ftp://x\"",
+        "anthropic_base_url = \"ftp://x\"",
+        "openai_base_url = \"proxy.example\"",
+        "ollama_base_url = \"ftp://x\"",
         "admin_token = \"short\"",
         "default_model = \"nonsense\"",
         "max_steps = {}",
