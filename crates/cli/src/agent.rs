@@ -7,7 +7,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value, json};
 
-use crate::{client::Client, render::Renderer};
+use crate::{
+    client::Client,
+    out::say,
+    render::{Renderer, plain_text},
+};
 
 #[derive(clap::Args)]
 #[command(
@@ -170,12 +174,12 @@ async fn shown(client: &Client, run: &Value, seen: Option<String>, follow: bool,
     let run = client.get(&path).await?;
     if !json {
         let diff = client.json(&format!("{path}/diff")).await?;
-        println!();
+        say!("");
         print_run(&run, diff["stat"].as_str().filter(|stat| !stat.is_empty()), false);
         if let Some(branch) = renderer.branch() {
-            println!("branch        {branch}");
+            say!("branch        {branch}");
         }
-        println!("used          {}", renderer.used());
+        say!("used          {}", renderer.used());
     }
     match run["status"].as_str() {
         Some("COMPLETE") => Ok(()),
@@ -218,33 +222,33 @@ pub async fn list(args: ListArgs) -> Result<()> {
     if args.json {
         let mut page = page;
         page["items"] = Value::from(runs);
-        println!("{page}");
+        say!("{page}");
         return Ok(());
     }
     for run in &runs {
         let field = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
         let words = if run["summary"].is_string() { field("summary") } else { field("result") };
-        let words: String = words.lines().next().unwrap_or_default().chars().take(60).collect();
-        println!("{:>6}  {:<10} {:<26} {words}", run["id"].to_string(), field("status"), field("created_at"));
+        let words: String = plain_text(&words).lines().next().unwrap_or_default().chars().take(60).collect();
+        say!("{:>6}  {:<10} {:<26} {words}", run["id"].to_string(), field("status"), field("created_at"));
     }
     Ok(())
 }
 
 fn print_run(run: &Value, stat: Option<&str>, json: bool) {
     if json {
-        println!("{run}");
+        say!("{run}");
         return;
     }
-    let field = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
-    println!("run {}: {}\n{}", run["id"], field("status"), field("web_url"));
+    let field = |key: &str| plain_text(run[key].as_str().unwrap_or("-"));
+    say!("run {}: {}\n{}", run["id"], field("status"), field("web_url"));
     if run["result"].is_string() && stat.is_none() {
-        println!("{}", field("result"));
+        say!("{}", field("result"));
     }
     if let Some(stat) = stat {
-        println!("{}", stat.trim_end());
+        say!("{}", plain_text(stat.trim_end()));
     }
     for pull_request in run["github_pull_requests"].as_array().into_iter().flatten() {
-        println!("pull request  {}", pull_request["url"].as_str().unwrap_or("-"));
+        say!("pull request  {}", plain_text(pull_request["url"].as_str().unwrap_or("-")));
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use codegen_server::{backup, config::Config, disk::human, prune::now};
 
+use crate::out::say;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// New file, or a folder in which to make one that is named after the time
@@ -24,10 +26,10 @@ pub async fn backup(args: Args) -> Result<()> {
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     let made = backup::backup(&config.data_dir, &args.into, !args.without_mirrors, now()).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&made)?);
+        say!("{}", serde_json::to_string_pretty(&made)?);
     } else {
-        println!("{}: {}, the database and {} mirrors", made.path.display(), human(made.bytes), made.mirrors);
-        println!("not in it: config.toml and the key of the secrets; keep those elsewhere");
+        say!("{}: {}, the database and {} mirrors", made.path.display(), human(made.bytes), made.mirrors);
+        say!("not in it: config.toml and the key of the secrets; keep those elsewhere");
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ use anyhow::Result;
 use codegen_server::config::Config;
 use serde_json::json;
 
+use crate::out::say;
+
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -31,12 +33,12 @@ pub fn config(args: &Args) -> Result<ExitCode> {
     let rows = config.show();
     if *json {
         let rows: Vec<_> = rows.iter().map(|r| json!({"key": r.key, "value": r.value, "origin": r.origin})).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(ExitCode::SUCCESS);
     }
     let width = rows.iter().map(|r| r.key.len()).max().unwrap_or(0);
     for row in rows {
-        println!("{:width$}  {}  ({})", row.key, row.value, row.origin);
+        say!("{:width$}  {}  ({})", row.key, row.value, row.origin);
     }
     Ok(ExitCode::SUCCESS)
 }

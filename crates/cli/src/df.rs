@@ -7,6 +7,8 @@ use codegen_server::{
     prune,
 };
 
+use crate::out::say;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Print as JSON
@@ -21,10 +23,10 @@ pub async fn df(args: Args) -> Result<()> {
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     let usage = prune::df(&config).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&usage)?);
+        say!("{}", serde_json::to_string_pretty(&usage)?);
         return Ok(());
     }
-    println!("{}{}", usage.data_dir.display(), if usage.in_use { " (a codegen is using it)" } else { "" });
+    say!("{}{}", usage.data_dir.display(), if usage.in_use { " (a codegen is using it)" } else { "" });
     for item in &usage.items {
         let state = match item.state {
             State::Live => "live",
@@ -34,9 +36,9 @@ pub async fn df(args: Args) -> Result<()> {
         let indent = if item.in_database { "  " } else { "" };
         let run = item.run_id.map(|id| format!(" (run {id})")).unwrap_or_default();
         let kind = format!("{indent}{}", item.kind);
-        println!("{kind:<11} {:>10}  {state:<8}  {}{run}: {}", human(item.bytes), item.name, item.why);
+        say!("{kind:<11} {:>10}  {state:<8}  {}{run}: {}", human(item.bytes), item.name, item.why);
     }
-    println!(
+    say!(
         "{} in all, {} of it prunable with `codegen prune`; the disk has {} free",
         human(usage.bytes),
         human(usage.prunable_bytes),

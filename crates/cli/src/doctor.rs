@@ -6,6 +6,8 @@ use anyhow::Result;
 use codegen_server::{Config, engine};
 use serde_json::json;
 
+use crate::out::say;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Print as JSON
@@ -21,15 +23,15 @@ pub fn doctor(args: &Args) -> Result<ExitCode> {
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     let host = crate::async_runtime()?.block_on(engine::probe_host(zygote, &config.data_dir));
     if args.json {
-        println!("{}", json!({"isolated": host.isolated, "have": host.have, "missing": host.missing}));
+        say!("{}", json!({"isolated": host.isolated, "have": host.have, "missing": host.missing}));
     } else {
         for have in &host.have {
-            println!("ok       {have}");
+            say!("ok       {have}");
         }
         for missing in &host.missing {
-            println!("missing  {missing}");
+            say!("missing  {missing}");
         }
-        println!(
+        say!(
             "{}",
             if host.isolated {
                 "A command ran isolated in a sandbox in the data directory."

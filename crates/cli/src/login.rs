@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::client::{Client, Login};
+use crate::{
+    client::{Client, Login},
+    out::say,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,6 +28,6 @@ pub async fn login(args: Args) -> Result<()> {
     let org_id = org["id"].as_i64().context("the server's organization has no id")?;
     let path = Login { url: args.url.trim_end_matches('/').to_owned(), token: args.token, org_id }.save()?;
     let name = user["github_username"].as_str().unwrap_or("?");
-    println!("Logged in as {name} in {} ({}).", org["name"].as_str().unwrap_or("?"), path.display());
+    say!("Logged in as {name} in {} ({}).", org["name"].as_str().unwrap_or("?"), path.display());
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! The `codegen` binary: the server, single runs, and the commands that talk to a server.
 
+// `println!` panics where nobody reads any more; `out::say!` does not.
+#![deny(clippy::print_stdout)]
+
 mod agent;
 mod backup;
 mod client;
@@ -8,6 +11,7 @@ mod config;
 mod df;
 mod doctor;
 mod login;
+mod out;
 mod prune;
 mod render;
 mod repo;

@@ -10,6 +10,8 @@ use codegen_server::{
     prune::{self, Gone, Wanted},
 };
 
+use crate::out::say;
+
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("kinds").multiple(true).args(["outputs", "traces", "mirrors", "all"])))]
 pub struct Args {
@@ -59,13 +61,13 @@ pub async fn prune(args: Args, zygote: Zygote) -> Result<ExitCode> {
         prune::prune(&config, zygote, &wanted).await?
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&pruned)?);
+        say!("{}", serde_json::to_string_pretty(&pruned)?);
         return Ok(ExitCode::SUCCESS);
     }
     let verb = if args.dry_run { "would go" } else { "went" };
     let tell = |kind: &str, gone: &[Gone]| {
         for Gone { id, bytes, why } in gone {
-            println!("{kind} {id}: {} {verb}, because {why}", human(*bytes));
+            say!("{kind} {id}: {} {verb}, because {why}", human(*bytes));
         }
     };
     tell("outputs of run", &pruned.outputs);
@@ -73,11 +75,11 @@ pub async fn prune(args: Args, zygote: Zygote) -> Result<ExitCode> {
     tell("mirror of repository", &pruned.mirrors);
     let [before, after] = pruned.database_bytes;
     if !args.dry_run {
-        println!("the database took {} and takes {}", human(before), human(after));
+        say!("the database took {} and takes {}", human(before), human(after));
     }
-    pruned.notes.iter().for_each(|note| println!("{note}"));
+    pruned.notes.iter().for_each(|note| say!("{note}"));
     if pruned.outputs.is_empty() && pruned.traces.is_empty() && pruned.mirrors.is_empty() {
-        println!("nothing is old enough or too much");
+        say!("nothing is old enough or too much");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -220,7 +220,8 @@ fn plain(body: &Value) -> Value {
     }
 }
 
-fn plain_text(text: &str) -> String {
+/// Text without what a terminal would obey.
+pub fn plain_text(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::client::Client;
+use crate::{client::Client, out::say};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -39,20 +39,20 @@ pub async fn repo(args: Args) -> Result<()> {
             let origin = if path.is_dir() { path.canonicalize()?.display().to_string() } else { origin };
             let repo = client.post(&client.org_path("/repos"), &json!({"url": origin})).await?;
             if json {
-                println!("{repo}");
+                say!("{repo}");
             } else {
-                println!("{}  {}", repo["id"], repo["full_name"].as_str().unwrap_or("?"));
+                say!("{}  {}", repo["id"], repo["full_name"].as_str().unwrap_or("?"));
             }
         }
         Command::List { json } => {
             let page = client.get(&client.org_path("/repos")).await?;
             if json {
-                println!("{page}");
+                say!("{page}");
                 return Ok(());
             }
             for repo in page["items"].as_array().into_iter().flatten() {
                 let field = |key: &str| repo[key].as_str().unwrap_or("-").to_owned();
-                println!("{:>6}  {:<40} {}", repo["id"].to_string(), field("full_name"), field("setup_status"));
+                say!("{:>6}  {:<40} {}", repo["id"].to_string(), field("full_name"), field("setup_status"));
             }
         }
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use codegen_server::{backup, config::Config, prune::now};
 
+use crate::out::say;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// What `codegen backup` made
@@ -21,14 +23,14 @@ pub async fn restore(args: Args) -> Result<()> {
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     let restored = backup::restore(&args.file, &config.data_dir, now()).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&restored)?);
+        say!("{}", serde_json::to_string_pretty(&restored)?);
         return Ok(());
     }
-    println!("{} is restored, with {} mirrors", config.data_dir.display(), restored.mirrors);
+    say!("{} is restored, with {} mirrors", config.data_dir.display(), restored.mirrors);
     if !restored.live_runs.is_empty() {
         let ids: Vec<String> = restored.live_runs.iter().map(ToString::to_string).collect();
-        println!("runs {} go on at the next start", ids.join(", "));
+        say!("runs {} go on at the next start", ids.join(", "));
     }
-    println!("put config.toml and the key of the secrets into it before that, where there were some");
+    say!("put config.toml and the key of the secrets into it before that, where there were some");
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! `codegen serve`: the server until SIGTERM or Ctrl-C.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use codegen_server::{App, Means, config::Config, engine};
+use codegen_server::{App, FirstStart, Means, config::Config, engine};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -55,10 +55,13 @@ pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
     // A host that refuses is found out now, not by the first run.
     engine::try_out(&*engine).await.context("trying a sandbox out")?;
     let (app, first_start) = App::open(config, engine).await?;
-    println!("codegen is at {}", app.config.public_url);
-    if let Some(first) = first_start {
-        println!("token (shown once): {}", first.token);
-        println!("next: codegen login --url {} --token {}", app.config.public_url, first.token);
+    let mut words = format!("codegen is at {}\n", app.config.public_url);
+    if let Some(FirstStart { token }) = first_start {
+        words.push_str(&format!("token (shown once): {token}\n"));
+        words.push_str(&format!("next: codegen login --url {} --token {token}\n", app.config.public_url));
+    }
+    if let Err(error) = std::io::stdout().write_all(words.as_bytes()) {
+        warn!("the server's address and first token could not be written to standard output: {error}");
     }
     tell_systemd(NotifyState::Ready);
     let shutdown = app.shutdown.clone();

@@ -69,6 +69,43 @@ fn the_token_is_shown_once_and_outlives_a_restart() {
 }
 
 #[test]
+fn commands_end_in_silence_when_nobody_reads_and_with_a_sentence_when_the_disk_is_full() {
+    let fixture = Fixture::new();
+    let script = fixture.script(&serde_json::json!([
+        {"text": "", "calls": [{"name": "finish", "input": {"summary": "\u{1b}]0;title\u{7}done", "success": true}}]},
+    ]));
+    let model = format!("scripted:{}", script.display());
+    let server = Server::logged_in(&fixture, &[("CODEGEN_DEFAULT_MODEL", &model)]);
+    let repo = server.add_repo();
+    let followed = server.client(&["agent", "--prompt", "Go.", "--repo-id", &repo, "--follow"]);
+    assert!(followed.status.success(), "{}", text(&followed));
+    let id = server.json(&["agents"])["items"][0]["id"].to_string();
+    for args in [
+        &["agent", "--id", &id][..],
+        &["agent", "--id", &id, "--json"],
+        &["agent", "--id", &id, "logs"],
+        &["agents"],
+        &["agents", "--json"],
+        &["repo", "list"],
+        &["config", "show"],
+        &["df"],
+        &["completion", "bash"],
+    ] {
+        let shown = server.client(args);
+        assert!(shown.status.success() && !shown.stdout.is_empty(), "{args:?}: {}", text(&shown));
+        assert!(!text(&shown).contains(['\u{1b}', '\u{7}']), "{args:?} shows what a terminal obeys");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = fixture.codegen().args(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert!(closed.status.success() && closed.stderr.is_empty(), "{args:?}: {}", text(&closed));
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let full = fixture.codegen().args(["agents"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(full.status.code(), Some(1));
+    assert!(text(&full).contains("writing to standard output: No space left"), "{}", text(&full));
+}
+
+#[test]
 fn a_run_that_a_killed_server_left_goes_on_at_the_next_start() {
     let fixture = Fixture::new();
     let script = fixture.script(&serde_json::json!([
