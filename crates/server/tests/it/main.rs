@@ -13,6 +13,7 @@ mod github_story;
 mod idempotency;
 mod messages;
 mod retention;
+mod panics;
 mod run_story;
 mod stages;
 mod stop;

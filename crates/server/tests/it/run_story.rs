@@ -74,7 +74,7 @@ impl Scene {
         Self::made(engine, configure).await
     }
 
-    async fn made(engine: impl FnOnce(&Path) -> Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Self {
+    pub async fn made(engine: impl FnOnce(&Path) -> Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["init", "-q", "--bare", "origin.git"]);
         git(dir.path(), &["clone", "-q", "origin.git", "work"]);
