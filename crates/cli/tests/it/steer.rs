@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::Stdio,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -32,6 +33,7 @@ fn json_of(output: &std::process::Output) -> Value {
 fn a_run_is_looked_at_stopped_continued_and_listed() {
     let fixture = Fixture::new();
     let script = fixture.script(&json!([
+        {"text": "", "calls": [{"name": "write", "input": {"path": "early.txt", "content": "early\n"}}]},
         {"text": "I wait now.", "calls": [{"name": "shell", "input": {"command": format!("echo new > new.txt; {WAIT}")}}]},
         {"text": "", "calls": [{"name": "finish", "input": {"summary": "Went on", "success": true}}]},
     ]));
@@ -46,6 +48,11 @@ fn a_run_is_looked_at_stopped_continued_and_listed() {
     lines.find(|line| line.contains("\"kind\":\"output\"") && line.contains("begun")).unwrap();
     let so_far = text(&server.client(&["agent", "--id", &id, "logs"]));
     assert!(so_far.contains("· checkout done") && so_far.contains("I wait now.\n$ echo new"), "{so_far}");
+    // The workspace is kept a moment after its turn.
+    let asked = Instant::now();
+    while !text(&server.client(&["agent", "--id", &id, "diff"])).contains("+early") {
+        assert!(asked.elapsed() < Duration::from_secs(30), "a live run shows what it changed so far");
+    }
     let stopped = server.client(&["agent", "--id", &id, "stop", "--follow"]);
     assert!(stopped.status.success(), "{}", text(&stopped));
     assert!(text(&stopped).contains("CANCELLED") && text(&stopped).contains("new.txt"), "{}", text(&stopped));

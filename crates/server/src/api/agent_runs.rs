@@ -5,13 +5,12 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use codegen_agent::models::ConnectError;
 use codegen_store::{Ask, NewRun, PullRequest, Run, RunFilter};
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -440,27 +439,4 @@ pub async fn stop(State(app): State<Arc<App>>, asked: Asked<InOrg, StopAgentRunI
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn stop_beta(app: State<Arc<App>>, asked: Asked<InOrg, StopAgentRunInput>) -> Result<Response, ApiError> {
     stop(app, asked).await
-}
-
-/// What a run changed, as a patch, or with `Accept: application/json` as `{diff, stat}`.
-#[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/run/{agent_run_id}/diff", tag = "agents",
-    operation_id = "get_agent_run_diff_v1_organizations__org_id__agent_run__agent_run_id__diff_get",
-    params(("agent_run_id" = i64, Path), ("org_id" = i64, Path)),
-    responses((status = 200, description = "Successful Response", body = String, content_type = "text/plain"),
-        (status = 404, description = "Not Found", body = Refusal), Refusals))]
-pub async fn diff(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    asked: Asked<InOrg, RunId>,
-) -> Result<Response, ApiError> {
-    let org_id = asked.by.org_id;
-    let run = app.store.run(org_id, asked.input.0).await.map_err(no_run)?;
-    let patch = app.store.blob(org_id, run.id, "diff").await?.unwrap_or_default();
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accept.contains("application/json") {
-        let body = json!({"diff": String::from_utf8_lossy(&patch), "stat": run.diff_stat.unwrap_or_default()});
-        return Ok(Json(body).into_response());
-    }
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], patch)
-        .into_response())
 }

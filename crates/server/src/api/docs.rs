@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::{
-    agent_runs, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session, trace,
+    agent_runs, changes, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session, trace,
     users,
 };
 
@@ -24,7 +24,7 @@ use super::{
         organizations::list,
         repos::list, repos::list_alias, repos::add, repos::setup_commands, repos::put_setup_commands,
         agent_runs::create, agent_runs::get, agent_runs::list, agent_runs::list_alias,
-        agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, agent_runs::diff,
+        agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, changes::diff,
         logs::get, logs::alpha, events::get,
         session::get, session::create, session::delete, models::list, repos::branches,
         run_views::list, run_views::get, run_views::changes,

@@ -18,6 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 mod agent_runs;
 mod auth;
 mod body;
+mod changes;
 mod docs;
 mod error;
 mod events;
@@ -63,7 +64,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/agent/run/resume", post(agent_runs::resume))
         .route("/agent/run/stop", post(agent_runs::stop))
         .route("/agent/run/{agent_run_id}", get(agent_runs::get))
-        .route("/agent/run/{agent_run_id}/diff", get(agent_runs::diff))
+        .route("/agent/run/{agent_run_id}/diff", get(changes::diff))
         .route("/agent/run/{agent_run_id}/logs", get(logs::get))
         .route("/agent/run/{agent_run_id}/events", get(events::get))
         .route("/agent/run/{agent_run_id}/view", get(run_views::get))
