@@ -132,6 +132,12 @@ describe('the web app', () => {
 		await feed.getByRole('button', { name: /earlier lines|before this|whole output/ }).click();
 		await feed.getByText(/number 100\n/).waitFor();
 
+		// What it changed so far.
+		await page.getByRole('heading', { level: 1 }).click();
+		await page.keyboard.press('d');
+		await page.getByRole('region', { name: 'Changes' }).getByRole('region', { name: 'shop.py' }).getByText('TAX = 2').waitFor();
+		await page.keyboard.press('t');
+
 		// Stopped, then told to go on.
 		await page.getByRole('button', { name: 'Stop' }).click();
 		await page.locator('.bar').getByText('Stopped').waitFor();
@@ -139,6 +145,7 @@ describe('the web app', () => {
 		await page.keyboard.press('Enter');
 		await page.locator('.bar').getByText('Complete').waitFor();
 		await feed.getByText('Only take notes.').waitFor();
+		await feed.getByText('The agent has read your message.').waitFor();
 		await feed.getByText('And write it down.').waitFor();
 
 		// The diff by file, the branch and the pull request.

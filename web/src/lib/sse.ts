@@ -55,6 +55,9 @@ const seen = (signal: AbortSignal) =>
 		signal.addEventListener('abort', look, { once: true });
 	});
 
+/** The server says something every 15 s; a connection that is silent for longer than this is gone. */
+const SILENCE = 40_000;
+
 export type Follow = {
 	path: string;
 	/** The last event that was seen; asked at each connection. */
@@ -63,13 +66,15 @@ export type Follow = {
 	take: (events: ServerEvent[]) => void;
 	/** Whether the connection holds. */
 	connected: (yes: boolean) => void;
+	/** The server refuses, and will again: the person's log-in has ended, or what is followed is gone. */
+	refused?: (status: number) => void;
 	/** Returns true when there is nothing more to come. */
 	ended: () => boolean;
 	signal: AbortSignal;
 };
 
 /** Follows a stream until it has ended, connecting anew when the connection breaks or the page is shown again. */
-export async function follow({ path, after, take, connected, ended, signal }: Follow): Promise<void> {
+export async function follow({ path, after, take, connected, refused, ended, signal }: Follow): Promise<void> {
 	let failures = 0;
 	while (!signal.aborted && !ended()) {
 		await seen(signal);
@@ -79,11 +84,12 @@ export async function follow({ path, after, take, connected, ended, signal }: Fo
 		const hide = () => document.visibilityState === 'hidden' && stop();
 		signal.addEventListener('abort', stop, { once: true });
 		document.addEventListener('visibilitychange', hide);
+		let silence = setTimeout(stop, SILENCE);
 		try {
 			const headers: Record<string, string> = { accept: 'text/event-stream' };
 			if (after) headers['last-event-id'] = String(after());
 			const response = await fetch(path, { headers, signal: connection.signal });
-			if ([401, 403, 404].includes(response.status)) return;
+			if ([401, 403, 404].includes(response.status)) return refused?.(response.status);
 			if (!response.ok || !response.body) throw new Error(`status ${response.status}`);
 			connected(true);
 			failures = 0;
@@ -92,12 +98,15 @@ export async function follow({ path, after, take, connected, ended, signal }: Fo
 			for (;;) {
 				const { done, value } = await reader.read();
 				if (done) break;
+				clearTimeout(silence);
+				silence = setTimeout(stop, SILENCE);
 				const found = events.take(value);
 				if (found.length) take(found);
 			}
 		} catch {
 			failures++;
 		} finally {
+			clearTimeout(silence);
 			signal.removeEventListener('abort', stop);
 			document.removeEventListener('visibilitychange', hide);
 		}

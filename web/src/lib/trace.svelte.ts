@@ -42,6 +42,8 @@ export class RunTrace {
 	/** What running calls have written, by call; of stages of the start by `stage:` and its name. */
 	liveOutput: Record<string, string> = $state({});
 	connected = $state(true);
+	/** Whether the person's log-in has ended. */
+	loggedOut = $state(false);
 	/** Unfolded entries. */
 	open: Record<number, boolean> = $state({});
 	/** Whole outputs that were asked for. */
@@ -147,7 +149,11 @@ export class RunTrace {
 			path: api.events(this.run),
 			after: () => this.total,
 			take: (events) => this.take(events),
-			connected: (yes) => (this.connected = yes),
+			connected: (yes) => {
+				if (yes && !this.connected) this.unsay();
+				this.connected = yes;
+			},
+			refused: (status) => (this.loggedOut = status === 401),
 			ended: () => this.ended,
 			signal: this.leaving.signal
 		}).finally(() => (this.following = false));
@@ -209,6 +215,12 @@ export class RunTrace {
 		});
 	}
 
+	/** Forgets what the model was saying: the whole reply comes as an entry. */
+	private unsay() {
+		this.liveText = '';
+		this.pending.text = '';
+	}
+
 	/** The end of a call is there: its beginning, if that is there too, shows nothing any more. */
 	private finish(call: string) {
 		this.finished.add(call);
@@ -228,8 +240,7 @@ export class RunTrace {
 		switch (entry.kind) {
 			case 'reply': {
 				for (const call of body.calls ?? []) this.calls.set(call.id, { name: call.name, input: call.input });
-				this.liveText = '';
-				this.pending.text = '';
+				this.unsay();
 				const usage = body.usage ?? {};
 				this.run.steps++;
 				this.run.tokens_in += (usage.input ?? 0) + (usage.cache_read ?? 0) + (usage.cache_write ?? 0);
@@ -264,6 +275,11 @@ export class RunTrace {
 				this.refresh();
 				break;
 			case 'user_message':
+				break;
+			case 'notice':
+				// A broken answer is asked for again, and comes from its beginning.
+				this.unsay();
+				this.refresh();
 				break;
 			default:
 				this.refresh();
