@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    response::Response,
-};
+use axum::{Json, extract::State, response::Response};
 use codegen_agent::models::ConnectError;
 use codegen_store::{Ask, NewRun, PullRequest, Run, RunFilter};
 use serde::Serialize;

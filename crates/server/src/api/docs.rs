@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use super::{
-    agent_runs, changes, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session, trace,
-    users,
+    agent_runs, changes, error, events, health, logs, models, organizations, pull_requests, repos, run_views, session,
+    trace, users,
 };
 
 #[derive(OpenApi)]

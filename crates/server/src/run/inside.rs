@@ -20,13 +20,7 @@ git init -q -b "$BRANCH" .
 mkdir -p .git/objects/info
 echo "$OBJECTS" > .git/objects/info/alternates
 cat > .git/packed-refs
-git config user.name "$NAME"
-git config user.email "$EMAIL"
-git config gc.auto 0
-if [ -n "$ORIGIN" ]; then
-    git config remote.origin.url "$ORIGIN"
-    git config remote.origin.fetch "+refs/heads/*:refs/remotes/origin/*"
-fi
+printf '%s' "$CONFIG" >> .git/config
 "#;
 
 /// Checks the base out on the run's branch, or over it the workspace of an earlier sandbox, uncommitted as it was.
@@ -121,15 +115,13 @@ pub struct Checkout {
 
 impl Checkout {
     fn exec(&self, sandbox: &dyn Sandbox, script: &str, stdin: Vec<u8>) -> Exec {
-        let objects = sandbox.mounted(MIRROR_OBJECTS);
+        let (objects, config) = (sandbox.mounted(MIRROR_OBJECTS), self.config());
         let pairs = [
             ("BRANCH", self.branch.as_str()),
             ("BASE", self.base.as_deref().unwrap_or_default()),
             ("WORK", self.work.as_deref().unwrap_or_default()),
-            ("ORIGIN", &self.origin),
             ("OBJECTS", &objects),
-            ("NAME", AGENT_NAME),
-            ("EMAIL", AGENT_EMAIL),
+            ("CONFIG", &config),
             ("INIT", INIT),
         ];
         let mut env: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -148,6 +140,18 @@ impl Checkout {
             timeout: Some(LONG),
             output_cap: None,
         }
+    }
+
+    /// What the checkout's git is told, as one text: a `git config` for each line would take longer than the rest.
+    fn config(&self) -> String {
+        let mut text = format!("[user]\n\tname = {AGENT_NAME}\n\temail = {AGENT_EMAIL}\n[gc]\n\tauto = 0\n");
+        if !self.origin.is_empty() {
+            let url = self.origin.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            text.push_str(&format!(
+                "[remote \"origin\"]\n\turl = \"{url}\"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
+            ));
+        }
+        text
     }
 
     /// The origin's refs as the sandbox has them: branches as remote branches.
@@ -317,7 +321,19 @@ pub fn branch_name(run_id: i64, prompt: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::branch_name;
+    #![allow(clippy::unwrap_used)]
+    use super::{Checkout, branch_name};
+
+    #[test]
+    fn an_origin_with_odd_characters_comes_back_from_git_as_it_is() {
+        let origin = "/srv/a \"b\\c;#d\te";
+        let checkout = Checkout { branch: "b".into(), base: None, work: None, origin: origin.into(), refs: Vec::new() };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), checkout.config()).unwrap();
+        let asks = ["config", "--file", &file.path().display().to_string(), "remote.origin.url"].map(str::to_owned);
+        let said = std::process::Command::new("git").args(asks).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{origin}\n"));
+    }
 
     #[test]
     fn branches_are_named_after_the_prompt() {

@@ -62,7 +62,8 @@ async fn a_panic_ends_its_run_with_a_sentence_and_nothing_else() {
     for run in [&unlucky, &other] {
         scene.until(run, async |run| run.phase == Phase::Done).await;
     }
-    let ended = [scene.app.store.run_by_id(unlucky.id).await.unwrap(), scene.app.store.run_by_id(other.id).await.unwrap()];
+    let ended =
+        [scene.app.store.run_by_id(unlucky.id).await.unwrap(), scene.app.store.run_by_id(other.id).await.unwrap()];
     let failed = ended.iter().find(|run| run.reason == Some(Reason::Failed)).unwrap();
     let complete = ended.iter().find(|run| run.reason == Some(Reason::Complete)).unwrap();
     assert!(result(failed).starts_with("codegen itself failed on this run"), "{}", result(failed));
