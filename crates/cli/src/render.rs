@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// Most lines of a command's output that are shown; the trace keeps all.
 const OUTPUT_LINES: usize = 16;
-/// Columns of a line that is written over.
+/// Most columns of a line that is written over.
 const WIDTH: usize = 78;
 
 /// Writes events as text, or as JSON lines.
@@ -15,6 +15,8 @@ pub struct Renderer {
     colour: bool,
     /// The last line of output under way is shown in place.
     in_place: bool,
+    /// Columns of such a line; one that the terminal breaks could not be taken back.
+    width: usize,
     state: State,
 }
 
@@ -37,7 +39,10 @@ impl Renderer {
     pub fn new(json: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let colour = crate::colours(&std::io::stdout());
-        Self { json, colour, in_place: terminal, state: State::default() }
+        // A terminal that does not know its width says 0.
+        let columns = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+        let width = if columns == 0 { WIDTH } else { WIDTH.min(columns - 1) };
+        Self { json, colour, in_place: terminal, width, state: State::default() }
     }
 
     /// The branch of the run's work, once there is one.
@@ -183,7 +188,7 @@ impl Renderer {
     /// Writes a line that the next one takes the place of.
     fn pass(&mut self, out: &mut impl Write, line: &str) -> std::io::Result<()> {
         self.clear(out)?;
-        let line: String = line.chars().take(WIDTH).collect();
+        let line: String = line.chars().take(self.width).collect();
         self.state.is_passing = true;
         write!(out, "{}", self.paint("2", &line))
     }
@@ -258,7 +263,7 @@ mod tests {
     use super::*;
 
     fn shown(in_place: bool, events: &[(&str, Value)]) -> String {
-        let mut renderer = Renderer { json: false, colour: false, in_place, state: State::default() };
+        let mut renderer = Renderer { json: false, colour: false, in_place, width: 20, state: State::default() };
         let mut out = Vec::new();
         for (kind, body) in events {
             renderer.text(&mut out, kind, body).unwrap();
@@ -288,6 +293,8 @@ mod tests {
         let end = "  … 4 lines before\n";
         assert!(shown(false, &[output.clone(), finished.clone()]).starts_with(end));
         assert!(shown(true, &[output, finished]).starts_with(&format!("  20\r\x1b[2K{end}")));
+        let long = ("output", json!({ "text": "x".repeat(100) }));
+        assert_eq!(shown(true, &[long]), format!("  {}", "x".repeat(18)), "one line of the terminal");
     }
 
     #[test]

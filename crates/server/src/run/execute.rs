@@ -279,6 +279,9 @@ impl Ending {
 impl From<Outcome> for Ending {
     fn from(outcome: Outcome) -> Self {
         let (reason, text) = match outcome {
+            Outcome::Finished(text) if text.trim().is_empty() => {
+                (Reason::Complete, "The agent ended without a word.".to_owned())
+            }
             Outcome::Finished(text) => (Reason::Complete, text),
             Outcome::GaveUp(text) => (Reason::Error, text),
             Outcome::OutOf(Limit::Steps) => (Reason::MaxIterations, "The run used all its steps.".to_owned()),

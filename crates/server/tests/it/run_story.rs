@@ -570,6 +570,14 @@ async fn a_run_that_lost_process_and_sandbox_goes_on_in_a_new_one_from_the_last_
 }
 
 #[tokio::test]
+async fn an_agent_that_ends_without_a_word_leaves_a_result_all_the_same() {
+    let scene = Scene::new().await;
+    let run = scene.queue(None, &[json!({ "text": " ", "calls": [] })]).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!((run.reason, result(&run)), (Some(Reason::Complete), "The agent ended without a word."));
+}
+
+#[tokio::test]
 async fn without_a_usable_model_a_run_says_what_to_set() {
     let scene = Scene::new().await;
     let (org, user) = scene.app.store.first_org_and_admin().await.unwrap();
