@@ -9,7 +9,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -51,6 +51,7 @@ pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
     };
     // Port 0 asks the kernel for a free one.
     config.set_addr(listener.local_addr().context("reading the listening address")?);
+    let zygote_gone = means.gone().context("watching the process that makes sandboxes")?;
     let engine = engine::engine(means, &config.data_dir)?;
     // A host that refuses is found out now, not by the first run.
     engine::try_out(&*engine).await.context("trying a sandbox out")?;
@@ -74,8 +75,22 @@ pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
         tell_systemd(NotifyState::Stopping);
         shutdown.cancel();
     });
+    // Without it every new run would fail. Ended and started again, by systemd or a person, the server has a new one.
+    let shutdown = app.shutdown.clone();
+    let watching = tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => ExitCode::SUCCESS,
+            () = zygote_gone => {
+                error!("the process that makes sandboxes (the zygote) was killed: draining; start codegen again");
+                tell_systemd(NotifyState::Stopping);
+                shutdown.cancel();
+                ExitCode::FAILURE
+            }
+        }
+    });
     codegen_server::serve(app, listener).await?;
-    Ok(ExitCode::SUCCESS)
+    watching.await.context("watching the process that makes sandboxes")
 }
 
 /// Where systemd started this and asked to be told (`Type=notify`); nothing elsewhere.

@@ -11,6 +11,12 @@ use codegen_sandbox::{
     local::{self, Caller, LocalEngine, Zygote},
     unisolated::UnisolatedEngine,
 };
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::sync::oneshot;
 
 /// Said wherever commands run without isolation.
 pub const UNISOLATED: &str = "Commands run WITHOUT ISOLATION (--unsafe-no-sandbox): they are plain processes of codegen's own user, \
@@ -27,6 +33,38 @@ pub enum Means {
     Isolated(Zygote),
     /// `--unsafe-no-sandbox`, and no other setting: plain processes of this host.
     Unisolated(Caller),
+}
+
+impl Means {
+    /// Returns once the process is gone without which no sandbox can be made; it cannot be made again beside threads.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub fn gone(&self) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
+        let zygote = match self {
+            Self::Isolated(zygote) => Pid::from_raw(zygote.pid()),
+            Self::Unisolated(_) => None,
+        };
+        let mut watched = None;
+        if let Some(zygote) = zygote {
+            let process = pidfd_open(zygote, PidfdFlags::empty())?;
+            let (gone, told) = oneshot::channel::<()>();
+            watched = Some(told);
+            // A thread of its own: one of the runtime's would hold up its end.
+            std::thread::Builder::new().name("zygote-watch".to_owned()).spawn(move || {
+                // A process is readable when it has ended.
+                while let Err(Errno::INTR) = poll(&mut [PollFd::new(&process, PollFlags::IN)], None) {}
+                // Nobody listens any more where the server has ended first.
+                gone.send(()).ok();
+            })?;
+        }
+        Ok(async move {
+            match watched {
+                Some(told) => told.await.unwrap_or_default(),
+                None => std::future::pending().await,
+            }
+        })
+    }
 }
 
 /// The engine over the sandboxes of a data directory.

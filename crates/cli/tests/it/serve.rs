@@ -5,7 +5,8 @@ use std::{
     process::Stdio,
 };
 
-use serde_json::Value;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, git, text},
@@ -142,4 +143,30 @@ fn a_run_that_a_killed_server_left_goes_on_at_the_next_start() {
     assert_eq!(text.matches("ended without warning; the run goes on").count(), 1, "{text}");
     assert!(!text.contains("interrupted"), "the command went on, and its result is picked up: {text}");
     assert_eq!(git(&fixture.origin(), &["show", "codegen/1-go:log.txt"]), "once\nwent on\ntwice", "{text}");
+}
+
+#[test]
+fn a_server_whose_zygote_was_killed_ends_so_that_the_next_one_goes_on_with_its_runs() {
+    let fixture = Fixture::new();
+    let wait = "echo begun; while [ ! -e go ]; do read -t 0.05 x < /dev/zero || true; done";
+    let script = fixture.script(&json!([
+        {"text": "", "calls": [{"name": "shell", "input": {"command": wait}}]},
+        {"text": "", "calls": [{"name": "finish", "input": {"summary": "done", "success": true}}]},
+    ]));
+    let model = format!("scripted:{}", script.display());
+    let env = [("CODEGEN_DEFAULT_MODEL", model.as_str())];
+    let mut server = Server::logged_in(&fixture, &env);
+    let run = server.run_until(&server.add_repo(), &["\"text\":\"begun"]);
+    let id = server.process.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let zygote: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(zygote).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(server.process.wait().unwrap().code(), Some(1), "an end that a supervisor of services starts anew");
+    let addr = server.url.strip_prefix("http://").unwrap().to_owned();
+    drop(server);
+    let server = Server::start_at(&fixture, &env, &addr);
+    let next = server.json(&["agent", "--id", &run, "stop"]);
+    assert_eq!(next["id"].to_string(), run);
+    let follow = server.client(&["agent", "--id", &run, "--follow"]);
+    assert!(text(&follow).contains("CANCELLED"), "{}", text(&follow));
 }
