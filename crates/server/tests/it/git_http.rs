@@ -1,7 +1,7 @@
 //! Git over HTTP with a password, against `git http-backend`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use codegen_server::forge::git::{self, Mirror, Pushed};
+use codegen_server::forge::git::{self, Error, Mirror, Pushed};
 
 use crate::{
     git_host::{commit_file, git as person},
@@ -35,4 +35,25 @@ async fn an_origin_over_http_is_fetched_and_pushed_with_its_password_and_refused
         let error = git::probe(&refused).await.unwrap_err().to_string();
         assert!(error.contains("does not accept the credentials") && !error.contains("wrong"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_origin_that_is_away_is_asked_again_a_few_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}/acme/demo.git", listener.local_addr().unwrap());
+    let mirror = Mirror::of(dir.path(), 1);
+    let mut asked = 0;
+    let hang_up = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+            asked += 1;
+        }
+    };
+    let error = tokio::select! {
+        fetched = mirror.fetch(&origin, None) => fetched.unwrap_err(),
+        () = hang_up => unreachable!(),
+    };
+    assert!(matches!(error, Error::Unreachable(_)), "{error}");
+    assert!(asked >= 4, "asked {asked} times");
 }

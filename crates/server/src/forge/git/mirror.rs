@@ -11,6 +11,7 @@ use tokio::io::AsyncRead;
 use super::{
     Error, address, check_origin,
     process::{Git, Progress},
+    push::wait,
     without_credentials,
 };
 
@@ -160,7 +161,21 @@ impl Mirror {
                 .args(refspecs)
                 .run()
         };
-        fetch(vec!["+refs/heads/*:refs/heads/*".to_owned(), "+refs/tags/*:refs/tags/*".to_owned()]).await?;
+        let mut tries = 1;
+        while let Err(error) =
+            fetch(vec!["+refs/heads/*:refs/heads/*".to_owned(), "+refs/tags/*:refs/tags/*".to_owned()]).await
+        {
+            // Who can go on without does not wait.
+            if let Some(commit) = commit
+                && self.has(commit).await?
+            {
+                return Err(error);
+            }
+            if let (Error::Unreachable(why), Some(progress)) = (&error, &progress) {
+                progress(&format!("the origin could not be reached ({why})"));
+            }
+            wait(error, &mut tries).await?;
+        }
         self.take_back_runs().await?;
         if let Some(commit) = commit
             && !self.has(commit).await?

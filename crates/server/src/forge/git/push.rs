@@ -83,7 +83,7 @@ impl Mirror {
 }
 
 /// Waits for the next try where the origin could not be reached; every other error, and the last one, is given back.
-async fn wait(error: Error, tries: &mut u32) -> Result<(), Error> {
+pub(super) async fn wait(error: Error, tries: &mut u32) -> Result<(), Error> {
     if !matches!(error, Error::Unreachable(_)) || *tries >= TRIES {
         return Err(error);
     }
