@@ -86,22 +86,23 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
             () = signals.let_go.cancelled() => return Ok(Ended::LetGo),
             prepared = prepare::prepare(&mut story) => prepared,
         };
-        let mut prepared = match prepared {
-            Ok(Some(prepared)) => prepared,
-            Err(error) if is_full(&error) => return Err(error),
+        let worked = match prepared {
+            Ok(Some(mut prepared)) => {
+                let worked = story.work(&mut prepared, &signals).await;
+                if matches!(worked, Ok(Ended::Done)) {
+                    failpoint::hit("destroy.before");
+                    prepared.destroy(&story).await;
+                }
+                worked
+            }
+            Err(error) if is_full(&error) || is_gone(&error) => Err(error),
             unprepared => {
                 story.end_unprepared(unprepared.err()).await?;
                 return Ok(Ended::Done);
             }
         };
-        match story.work(&mut prepared, &signals).await {
-            Ok(ended) => {
-                if ended == Ended::Done {
-                    failpoint::hit("destroy.before");
-                    prepared.destroy(&story).await;
-                }
-                return Ok(ended);
-            }
+        match worked {
+            Ok(ended) => return Ok(ended),
             Err(error) if is_gone(&error) => {
                 let run = story.app.store.run_by_id(story.run.id).await?;
                 if run.attempt != story.run.attempt {
@@ -114,6 +115,8 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
                     story.end_unprepared(Some(error.context(LostAgain))).await?;
                     return Ok(Ended::Done);
                 }
+                // One that was lost while it was prepared is not yet the run's, and the next has its name.
+                prepare::destroy(&story.app, &prepare::sandbox_id(&story.app, &story.run)).await;
             }
             Err(error) => return Err(error),
         }

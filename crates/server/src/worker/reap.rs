@@ -49,6 +49,11 @@ async fn requeue_orphans(app: &App) -> Result<()> {
 /// way.
 pub(super) async fn reap(app: &App) -> Result<()> {
     requeue_orphans(app).await?;
+    for (id, mirror) in Mirror::all(&app.config.data_dir).context("listing mirrors")? {
+        for lock in mirror.remove_stale_locks().with_context(|| format!("looking for locks in mirror {id}"))? {
+            info!("removed {}, which a git that was killed left", lock.display());
+        }
+    }
     if app.engine.isolation().isolated()
         && let Err(error) = crate::engine::remove_unisolated(&app.config.data_dir).await
     {

@@ -34,6 +34,31 @@ impl Mirror {
         Ok(found)
     }
 
+    /// Removes the locks that git left where it was killed. For the start only, when no git works on the mirror.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed or a lock not be removed.
+    pub fn remove_stale_locks(&self) -> std::io::Result<Vec<PathBuf>> {
+        let (mut found, mut folders) = (Vec::new(), vec![self.dir().to_owned(), self.dir().join("refs")]);
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                let is_folder = entry.file_type()?.is_dir();
+                if is_folder && folder != self.dir() {
+                    folders.push(entry.path());
+                } else if !is_folder && entry.path().extension().is_some_and(|ext| ext == "lock") {
+                    fs::remove_file(entry.path())?;
+                    found.push(entry.path());
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// When something was last fetched into it or taken into it.
     pub fn last_used(&self) -> Option<SystemTime> {
         let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
