@@ -59,7 +59,7 @@ impl Watched {
             changes.recv().await.ok();
         }
         let run = store.create_run(org.id, new(), 1).await.unwrap();
-        let claim = store.claim_run_by_id(run.id, "a test", 1).await.unwrap().unwrap().claim();
+        let claim = store.claim_run_by_id(run.id, &app.app.worker_id, 1).await.unwrap().unwrap().claim();
         Self { app, run, claim }
     }
 
