@@ -70,16 +70,30 @@ pub fn ids() -> Ids {
     };
     let (users, groups) = (range("/etc/subuid"), range("/etc/subgid"));
     if root {
-        return Ids::Range { uid: users.unwrap_or(FIRST_ID), gid: groups.unwrap_or(FIRST_ID), count: COUNT };
+        let (uid, gid) = (users.unwrap_or(FIRST_ID), groups.unwrap_or(FIRST_ID));
+        let mapped = is_mapped("/proc/self/uid_map", uid) && is_mapped("/proc/self/gid_map", gid);
+        return if mapped { Ids::Range { uid, gid, count: COUNT } } else { Ids::Single };
     }
     match (users, groups) {
         (Some(uid), Some(gid))
-            if Path::new("/usr/bin/newuidmap").exists() && Path::new("/usr/bin/newgidmap").exists() =>
+            if Path::new("/usr/bin/newuidmap").exists()
+                && Path::new("/usr/bin/newgidmap").exists()
+                && is_mapped("/proc/self/uid_map", uid)
+                && is_mapped("/proc/self/gid_map", gid) =>
         {
             Ids::Range { uid, gid, count: COUNT }
         }
         _ => Ids::Single,
     }
+}
+
+/// Whether this user namespace has the ids of a range: one that was made with few has no more to give.
+fn is_mapped(map: &str, first: u32) -> bool {
+    fs::read_to_string(map).unwrap_or_default().lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let [inside, _, count] = numbers.as_slice() else { return false };
+        *inside <= u64::from(first) && u64::from(first) + u64::from(COUNT) <= inside + count
+    })
 }
 
 /// Whether others may look into a folder.
@@ -170,18 +184,21 @@ pub fn layout(caller: &Caller) -> Layout {
     {
         show(rustup);
         env.insert("RUSTUP_HOME".to_owned(), rustup.display().to_string());
-        // Without this folder rustup wants to write, which it cannot here; the toolchain itself needs no rustup.
-        if !rustup.join("update-hashes").is_dir() {
-            let settings = fs::read_to_string(rustup.join("settings.toml")).unwrap_or_default();
-            let default = settings.lines().find_map(|line| line.strip_prefix("default_toolchain = "));
-            if let Some(name) = default.map(|name| name.trim().trim_matches('"')) {
-                path.insert(0, rustup.join("toolchains").join(name).join("bin").display().to_string());
-            }
-        }
+        path.splice(0..0, rustup_default(rustup));
     }
     path.extend(standard.map(String::from));
     env.insert("PATH".to_owned(), path.join(":"));
     Layout { binds, env }
+}
+
+/// The folder of a rustup's default toolchain where rustup itself would have to write and cannot; the toolchain needs no rustup.
+pub fn rustup_default(rustup: &Path) -> Option<String> {
+    if rustup.join("update-hashes").is_dir() {
+        return None;
+    }
+    let settings = fs::read_to_string(rustup.join("settings.toml")).unwrap_or_default();
+    let default = settings.lines().find_map(|line| line.strip_prefix("default_toolchain = "))?;
+    Some(rustup.join("toolchains").join(default.trim().trim_matches('"')).join("bin").display().to_string())
 }
 
 /// Variables of every command of a sandbox.

@@ -13,6 +13,8 @@ mod sys;
 mod wire;
 mod zygote;
 
+pub(crate) use host::rustup_default;
+
 use std::{
     fs::{self, DirBuilder, Permissions},
     hash::{DefaultHasher, Hash, Hasher},

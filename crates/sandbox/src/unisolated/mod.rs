@@ -205,6 +205,7 @@ impl UnisolatedEngine {
         let own = [format!("{home}/.local/bin"), format!("{home}/.cargo/bin")];
         let standard = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
         let mut path: Vec<String> = own.into();
+        path.extend(self.caller.rustup_home.as_deref().map(Path::new).and_then(local::rustup_default));
         for folder in self.caller.path.split(':').chain(standard).filter(|folder| folder.starts_with('/')) {
             if !path.iter().any(|known| known == folder) {
                 path.push(folder.to_owned());
