@@ -24,7 +24,6 @@ test: ## Run every check and every test
 	@$(MAKE) --no-print-directory lint
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --no-fail-fast --build-jobs $(JOBS); \
 	else set -x; cargo test --workspace --no-fail-fast --jobs $(JOBS); fi
-	cargo build --package codegen-cli --jobs $(JOBS)
 	@scripts/web test
 
 lint: ## Formatting and lints, warnings denied
