@@ -59,9 +59,18 @@ export async function serve(replies, { files = {}, env = {} } = {}) {
 		async stop() {
 			child.kill('SIGTERM');
 			await exited;
-			rmSync(dir, { recursive: true, force: true });
+			remove(dir);
 		}
 	};
+}
+
+/** An ordinary user's sandboxes leave folders of mapped ids, which only a namespace with those ids can remove. @param {string} dir */
+function remove(dir) {
+	try {
+		rmSync(dir, { recursive: true, force: true });
+	} catch {
+		execFileSync('unshare', ['--map-auto', '--map-root-user', 'rm', '-rf', dir]);
+	}
 }
 
 /** @param {string} dir @param {string} origin @param {Record<string, string>} files */
