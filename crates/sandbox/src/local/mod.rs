@@ -16,6 +16,7 @@ mod zygote;
 pub(crate) use host::rustup_default;
 
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, Permissions},
     hash::{DefaultHasher, Hash, Hasher},
     io,
@@ -24,7 +25,7 @@ use std::{
         unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -61,6 +62,8 @@ pub struct LocalEngine {
     layout: host::Layout,
     skeleton: PathBuf,
     isolation: Isolation,
+    /// The sandboxes that are just being made or removed.
+    changing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// What this host gives, without a zygote; for `codegen doctor`.
@@ -94,7 +97,18 @@ impl LocalEngine {
         let layout = host::layout(&zygote.caller);
         let skeleton = make_skeleton(&zygote, &dir, ids, &layout)?;
         let isolation = host::probe(&groups, ids);
-        Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation })
+        Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation, changing: Mutex::default() })
+    }
+
+    /// Keeps others from making or removing the sandbox of this name: a removal that is slow, and was asked for twice, would take
+    /// the next one of the same name with it.
+    async fn alone(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            changing.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(changing.entry(id.to_owned()).or_default())
+        };
+        lock.lock_owned().await
     }
 
     /// Destroys every sandbox, the shared lower layers and the engine's folder, for an engine that is not kept.
@@ -280,10 +294,12 @@ impl Engine for LocalEngine {
 
     async fn create(&self, spec: &Spec) -> Result<Arc<dyn Sandbox>, Error> {
         let folder = self.folder(&spec.id).map_err(|_| Error::Start(format!("{:?} is no sandbox name", spec.id)))?;
+        let alone = self.alone(&spec.id).await;
         DirBuilder::new().mode(0o700).create(&folder).map_err(io_error(format!("making {}", folder.display())))?;
         match self.build(spec, &folder).await {
             Ok(sandbox) => Ok(sandbox),
             Err(error) => {
+                drop(alone);
                 if let Err(second) = self.destroy(&spec.id).await {
                     warn!(sandbox.id = spec.id, error = %second, "what was left of a failed sandbox cannot be removed");
                 }
@@ -304,6 +320,7 @@ impl Engine for LocalEngine {
 
     async fn destroy(&self, id: &str) -> Result<(), Error> {
         let folder = self.folder(id)?;
+        let _alone = self.alone(id).await;
         if !folder.exists() {
             return Ok(());
         }
@@ -319,11 +336,8 @@ impl Engine for LocalEngine {
             cgroup::remove(&state.cgroups).await.map_err(io_error(format!("removing the cgroups of sandbox {id}")))?;
         }
         let inside = folder.join(INSIDE);
-        if inside.exists()
-            && let Err(error) = self.order(Order::Remove { folder: inside.clone(), ids }).await
-        {
-            // Two may destroy the same sandbox at once: the run that ended, and who looks for what is left over.
-            return if inside.exists() { Err(error) } else { Ok(()) };
+        if inside.exists() {
+            self.order(Order::Remove { folder: inside.clone(), ids }).await?;
         }
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -285,6 +285,21 @@ async fn a_command_has_the_agents_id_and_home() {
 }
 
 #[tokio::test]
+async fn a_removal_asked_for_twice_leaves_the_next_sandbox_of_that_name_alone() {
+    let place = Place::new();
+    place.create(spec("again")).await;
+    for _ in 0..10 {
+        let (first, next) = tokio::join!(place.engine.destroy("again"), async {
+            place.engine.destroy("again").await.unwrap();
+            let sandbox = place.create(spec("again")).await;
+            run(&*sandbox, sh("touch kept; ls")).await
+        });
+        first.unwrap();
+        assert_eq!(text(&next), "kept\n");
+    }
+}
+
+#[tokio::test]
 async fn the_owner_after_a_restore_outranks_every_attempt_before_it() {
     let place = Place::new();
     let before = Fence { incarnation: 0, attempt: 7 };
