@@ -9,7 +9,7 @@ mod worktree;
 
 use std::{path::Path, time::Duration};
 
-pub use mirror::{Kept, Mirror};
+pub use mirror::{Kept, Mirror, Refs};
 use process::Git;
 pub use push::Pushed;
 pub use worktree::{copy_branch, push_origin, snapshot_worktree};

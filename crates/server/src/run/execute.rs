@@ -146,7 +146,6 @@ impl Story {
     /// Lets the agent work until its work is carried out and nobody has said anything since.
     async fn work(&self, prepared: &mut Prepared, signals: &Signals) -> Result<Ended> {
         loop {
-            self.app.store.set_phase(&self.run.claim(), Phase::Running).await?;
             let keeper = prepared
                 .git
                 .as_ref()
@@ -189,6 +188,7 @@ impl Story {
             }
             // Whatever the agent does next happens in the sandbox that it knows.
             prepared.same_sandbox = true;
+            self.app.store.set_phase(&self.run.claim(), Phase::Running).await?;
         }
     }
 

@@ -1,12 +1,13 @@
 //! A run's memory over the store: entries durable under the claim, large outputs as blobs, counters and deltas on the way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use codegen_agent::{Delta, Entry, Log, LogResult};
 use codegen_store::{Claim, LogRow, RunUpdate, failpoint};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::workspace::Turns;
@@ -29,6 +30,8 @@ pub struct RunLog {
     spent: Spent,
     let_go: CancellationToken,
     turns: Turns,
+    /// The newest entry that nobody has waited for yet; it waits for the one before.
+    on_its_way: Mutex<Option<JoinHandle<Result<(), codegen_store::Error>>>>,
 }
 
 /// What the run has used so far, over all attempts.
@@ -76,7 +79,8 @@ impl RunLog {
         turns: Turns,
     ) -> anyhow::Result<(Self, Vec<Entry>)> {
         let (spent, unread) = (Spent::default(), Vec::new());
-        let mut log = Self { app, claim, org_id, seen_seq: 0, unread, spent, let_go, turns };
+        let on_its_way = Mutex::default();
+        let mut log = Self { app, claim, org_id, seen_seq: 0, unread, spent, let_go, turns, on_its_way };
         let mut history = Vec::new();
         // A message is part of the conversation from where it was read, not from where it came in: the model has not
         // seen one that came in while it was answering, and its answer must not be taken for one to that.
@@ -108,15 +112,42 @@ impl RunLog {
         self.seen_seq
     }
 
-    /// Appends an entry that is not the agent's: a stage, a branch, a pull request, the result.
+    /// Appends an entry that is not the agent's: a branch, a pull request, the result.
     ///
     /// # Errors
     /// The store's.
-    pub async fn note(&self, kind: &str, mut body: Value) -> Result<(), codegen_store::Error> {
+    pub async fn note(&self, kind: &'static str, body: Value) -> Result<(), codegen_store::Error> {
+        self.note_soon(kind, body);
+        self.settled().await
+    }
+
+    /// Appends an entry on which nothing is built, such as a stage, without waiting for the disk. What is appended after it
+    /// comes after it, and tells its error.
+    pub fn note_soon(&self, kind: &'static str, mut body: Value) {
         body["kind"] = kind.into();
         let contract = matches!(kind, "result" | "pull_request");
-        self.app.store.append_log(&self.claim, kind, &body.to_string(), contract, self.app.now()).await?;
-        Ok(())
+        let (store, claim, now) = (self.app.store.clone(), self.claim, self.app.now());
+        let mut newest = self.on_its_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = newest.take();
+        *newest = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                landed(before).await?;
+            }
+            store.append_log(&claim, kind, &body.to_string(), contract, now).await?;
+            Ok(())
+        }));
+    }
+
+    /// Waits until everything that was appended is durable.
+    ///
+    /// # Errors
+    /// The store's, for any of it.
+    pub async fn settled(&self) -> Result<(), codegen_store::Error> {
+        let newest = self.on_its_way.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match newest {
+            Some(newest) => landed(newest).await,
+            None => Ok(()),
+        }
     }
 
     /// Tells a reader of the trace something.
@@ -142,6 +173,11 @@ impl RunLog {
     }
 }
 
+async fn landed(entry: JoinHandle<Result<(), codegen_store::Error>>) -> Result<(), codegen_store::Error> {
+    // It is never cancelled, so only the end of the program, or a panic, keeps it from its end.
+    entry.await.unwrap_or(Err(codegen_store::Error::Closed))
+}
+
 /// The agent's entry that a row holds; rows of the server's own kinds hold none.
 fn entry(row: &LogRow) -> Result<Option<Entry>, anyhow::Error> {
     if !matches!(row.kind.as_str(), "user_message" | "reply" | "call_started" | "call_finished" | "notice") {
@@ -155,6 +191,7 @@ fn entry(row: &LogRow) -> Result<Option<Entry>, anyhow::Error> {
 #[async_trait]
 impl Log for RunLog {
     async fn append(&mut self, entry: &Entry) -> LogResult {
+        self.settled().await?;
         let mut body = serde_json::to_value(entry)?;
         let contract = match entry {
             Entry::Reply(reply) => !reply.text.trim().is_empty(),

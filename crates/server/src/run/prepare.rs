@@ -2,15 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
 };
 
 use anyhow::{Context, Result, anyhow};
 use codegen_agent::{Entry, Log as _, models::Model};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
-use codegen_store::{Repo, Run, RunUpdate, failpoint};
+use codegen_store::{Phase, Repo, Run, RunUpdate, failpoint};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -18,14 +19,15 @@ use super::{
     gate::{self, Gate},
     inside::{self, Checkout, MIRROR_OBJECTS},
     log::RunLog,
-    rules, setup,
+    rules::{self, Rules},
+    setup,
     stage::Stage,
     workspace::Turns,
 };
 use crate::{
     App,
     engine::UNISOLATED,
-    forge::git::{self, Kept, Mirror},
+    forge::git::{self, Mirror, Refs},
 };
 
 /// The blob in which setup's environment waits for a later attempt.
@@ -52,6 +54,8 @@ pub(super) struct Git {
     pub base: Option<String>,
     /// What a pull request goes into.
     pub base_branch: Option<String>,
+    /// The branch that the base was found on; none for a commit that is on no branch.
+    found_on: Option<String>,
     /// Sentences on what the checkout lacks.
     pub lacking: Vec<String>,
 }
@@ -103,13 +107,18 @@ pub(super) async fn prepare(story: &mut Story) -> Result<Option<Prepared>> {
     let (mut log, history) = RunLog::open(app, claim, story.run.org_id, story.let_go.clone(), turns).await?;
     let earlier = story.run.sandbox_id.clone();
     let (stop, nothing_yet) = (story.stop.clone(), earlier.is_none());
-    tokio::select! {
+    let prepared = tokio::select! {
         biased;
-        () = stop.cancelled(), if nothing_yet => Ok(None),
-        prepared = again_or_new(story, &mut log, &history, earlier) => match prepared {
-            Err(error) if error.is::<Stopped>() => Ok(None),
-            prepared => prepared.map(Some),
-        },
+        () = stop.cancelled(), if nothing_yet => Err(Stopped.into()),
+        prepared = again_or_new(story, &mut log, &history, earlier) => prepared,
+    };
+    if prepared.is_err() {
+        // What went wrong is at hand; the stages shall only come before the end that follows.
+        log.settled().await.ok();
+    }
+    match prepared {
+        Err(error) if error.is::<Stopped>() => Ok(None),
+        prepared => prepared.map(Some),
     }
 }
 
@@ -124,18 +133,41 @@ async fn again_or_new(
     let stage = |name| Stage::new(&app, claim.run_id, name);
     let model = app.model(story.run.model.as_deref()).map_err(|e| CannotBeDone(format!("{e:#}")))?;
 
-    let git = match story.repo.clone() {
+    let (git, (sandbox, gateway, is_new)) = match &story.repo {
         Some(repo) => {
-            let stage = stage("fetch");
-            Some(stage.run(log, find_base(story, &repo, &stage)).await?)
+            let mirror = Mirror::of(&app.config.data_dir, repo.id);
+            mirror.make().await?;
+            let (fetching, making) = (stage("fetch"), stage("sandbox"));
+            let finding = fetching.run(log, find_base(story, repo, &mirror, &fetching));
+            let opening = making.run(log, open_sandbox(story, Some(&mirror), earlier.as_deref()));
+            // Side by side. A sandbox that is being made is waited for, so that it is known when it has to go again.
+            let (mut finding, mut opening) = (pin!(finding), pin!(opening));
+            let (found, opened) = tokio::select! {
+                biased;
+                found = &mut finding => (found, opening.await),
+                opened = &mut opening => match opened {
+                    Ok(opened) => (finding.await, Ok(opened)),
+                    Err(error) => return Err(error),
+                },
+            };
+            let opened = opened?;
+            match found {
+                Ok(found) => (Some(found), opened),
+                Err(error) => {
+                    let (_, gateway, _) = opened;
+                    gateway.close().await;
+                    return Err(error);
+                }
+            }
         }
-        None => None,
+        None => (None, stage("sandbox").run(log, open_sandbox(story, None, earlier.as_deref())).await?),
     };
-
-    let opening = open_sandbox(story, git.as_ref(), earlier.as_deref());
-    let (sandbox, gateway, is_new) = stage("sandbox").run(log, opening).await?;
+    if let Some(git) = &git {
+        (story.run.base_commit, story.run.base_branch) = (git.base.clone(), git.found_on.clone());
+    }
     let mut setup_env = BTreeMap::new();
     let mut setup_failed = None;
+    let mut rules = Rules::default();
     if is_new {
         // The one with the work is lost, and what it left elsewhere is kept without this one.
         if story.stop.is_cancelled() {
@@ -145,7 +177,9 @@ async fn again_or_new(
             log.notice(UNISOLATED).await?;
         }
         if let Some(git) = &git {
-            stage("checkout").run(log, git.checkout.check_out(&*sandbox)).await?;
+            let checking_out = stage("checkout");
+            let checkout = checking_out.run(log, git.checkout.check_out(&*sandbox));
+            (_, rules) = tokio::try_join!(checkout, repository_rules(story, git))?;
             let kept = git.checkout.work.is_some() || git.checkout.base != git.base;
             for sentence in &git.lacking {
                 log.notice(sentence.as_str()).await?;
@@ -167,27 +201,33 @@ async fn again_or_new(
             (setup_env, setup_failed) = (done.env, done.failed);
             app.store.put_blob(story.run.org_id, story.run.id, SETUP_ENV, &serde_json::to_vec(&setup_env)?).await?;
         }
+        if let Some(notice) = rules.notice.take() {
+            log.note_soon("notice", json!({ "text": notice }));
+        }
         // Only now: a sandbox that is half prepared is not found again.
         story.run.sandbox_id = Some(sandbox.id().to_owned());
-        app.store
-            .update_run(&claim, RunUpdate { sandbox_id: story.run.sandbox_id.clone(), ..RunUpdate::default() })
-            .await?;
-    } else if let Some(saved) = app.store.blob(story.run.org_id, story.run.id, SETUP_ENV).await? {
-        setup_env = serde_json::from_slice(&saved).context("reading the environment that setup left")?;
-    }
-
-    let mut rules = context(story, git.as_ref(), setup_failed.as_deref());
-    if story.org.enable_rules_detection
-        && let Some(git) = &git
-        && let Some(base) = &git.base
-    {
-        let found = rules::collect(&git.mirror, base).await?;
-        write!(rules, "\n{}", found.text)?;
-        if let Some(notice) = found.notice.filter(|_| is_new) {
-            log.notice(notice).await?;
+    } else {
+        if let Some(saved) = app.store.blob(story.run.org_id, story.run.id, SETUP_ENV).await? {
+            setup_env = serde_json::from_slice(&saved).context("reading the environment that setup left")?;
+        }
+        if let Some(git) = &git {
+            rules = repository_rules(story, git).await?;
         }
     }
+    // Side by side, so that all share one commit.
+    let place = RunUpdate { sandbox_id: story.run.sandbox_id.clone().filter(|_| is_new), ..RunUpdate::default() };
+    let recorded = app.store.update_run(&claim, place);
+    tokio::try_join!(log.settled(), recorded, app.store.set_phase(&claim, Phase::Running))?;
+
+    let rules = format!("{}\n{}", context(story, git.as_ref(), setup_failed.as_deref()), rules.text);
     Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules, same_sandbox: !is_new })
+}
+
+async fn repository_rules(story: &Story, git: &Git) -> Result<Rules> {
+    match &git.base {
+        Some(base) if story.org.enable_rules_detection => Ok(rules::collect(&git.mirror, base).await?),
+        _ => Ok(Rules::default()),
+    }
 }
 
 /// What the model should know about a new sandbox for a conversation that began in another one.
@@ -209,10 +249,8 @@ fn arrival(lost: bool, kept: bool, history: &[Entry]) -> Option<&'static str> {
 }
 
 /// Brings the mirror up to date and finds the commit to start from, once: later attempts keep the first one's base.
-async fn find_base(story: &mut Story, repo: &Repo, stage: &Stage) -> Result<Git> {
-    let app = story.app.clone();
-    let mirror = Mirror::of(&app.config.data_dir, repo.id);
-    let run = &mut story.run;
+async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -> Result<Git> {
+    let (app, run) = (&story.app, &story.run);
     let shown = stage.clone();
     let progress = Arc::new(move |line: &str| shown.output(format!("{line}\n").as_bytes()));
     let fetched = tokio::select! {
@@ -230,38 +268,38 @@ async fn find_base(story: &mut Story, repo: &Repo, stage: &Stage) -> Result<Git>
         }
         tracing::warn!(run.id, %error, "fetching the origin; going on with what is here");
     }
-    let last = mirror.kept(Kept::Run(run.id)).await?;
-    let work = mirror.kept(Kept::Workspace(run.id)).await?;
-    if run.base_commit.is_none() && last.is_none() && work.is_none() {
-        let base = choose_base(&mirror, repo, run.base_branch.as_deref()).await?;
-        (run.base_commit, run.base_branch) = (base.commit, base.branch);
-        let update = RunUpdate {
-            base_commit: run.base_commit.clone(),
-            base_branch: run.base_branch.clone(),
-            ..RunUpdate::default()
-        };
-        app.store.update_run(&run.claim(), update).await?;
+    let refs = mirror.refs(run.id).await?;
+    let mut base = Base { commit: run.base_commit.clone(), branch: run.base_branch.clone() };
+    let mut update = RunUpdate::default();
+    if run.base_commit.is_none() && refs.last.is_none() && refs.workspace.is_none() {
+        base = choose_base(mirror, &refs, repo, run.base_branch.as_deref()).await?;
+        (update.base_commit, update.base_branch) = (base.commit.clone(), base.branch.clone());
     }
-    let head = match &work {
+    let head = match &refs.workspace {
         Some(work) => mirror.parent(work).await?,
         None => None,
     };
-    let start = head.or(last).or_else(|| run.base_commit.clone());
-    let lacking = match work.as_ref().or(start.as_ref()) {
-        Some(start) => mirror.lacking(start).await?,
-        None => Vec::new(),
+    let start = head.or(refs.last).or_else(|| base.commit.clone());
+    let lacking = async {
+        match refs.workspace.as_ref().or(start.as_ref()) {
+            Some(start) => Ok::<_, anyhow::Error>(mirror.lacking(start).await?),
+            None => Ok(Vec::new()),
+        }
     };
+    let recorded = async { Ok(app.store.update_run(&run.claim(), update).await?) };
+    let (lacking, ()) = tokio::try_join!(lacking, recorded)?;
     Ok(Git {
         checkout: Checkout {
             branch: run.branch.clone().unwrap_or_else(|| inside::branch_name(run.id, &run.prompt)),
             base: start,
-            work,
+            work: refs.workspace,
             origin: git::without_credentials(&repo.origin),
-            refs: mirror.refs().await?,
+            refs: refs.origin,
         },
-        base: run.base_commit.clone(),
-        base_branch: run.base_branch.clone().or_else(|| repo.default_branch.clone()),
-        mirror,
+        base: base.commit,
+        base_branch: base.branch.clone().or_else(|| repo.default_branch.clone()),
+        found_on: base.branch,
+        mirror: mirror.clone(),
         lacking,
     })
 }
@@ -272,15 +310,22 @@ struct Base {
     branch: Option<String>,
 }
 
-async fn choose_base(mirror: &Mirror, repo: &Repo, asked: Option<&str>) -> Result<Base> {
-    let head_of = |branch: &str| format!("refs/heads/{branch}");
+async fn choose_base(mirror: &Mirror, refs: &Refs, repo: &Repo, asked: Option<&str>) -> Result<Base> {
+    let head_of = async |branch: &str| {
+        let name = format!("refs/heads/{branch}");
+        match refs.origin.iter().find(|(_, known)| *known == name) {
+            Some((commit, _)) => Ok(Some(commit.clone())),
+            // Of very many not all are listed.
+            None => mirror.resolve(&name).await,
+        }
+    };
     if let Some(branch) = asked {
-        let commit = mirror.resolve(&head_of(branch)).await?;
+        let commit = head_of(branch).await?;
         let missing = || CannotBeDone(format!("the repository has no branch {branch}; name one that is there"));
         return Ok(Base { commit: Some(commit.ok_or_else(missing)?), branch: Some(branch.to_owned()) });
     }
     if let Some(branch) = &repo.default_branch
-        && let Some(commit) = mirror.resolve(&head_of(branch)).await?
+        && let Some(commit) = head_of(branch).await?
     {
         return Ok(Base { commit: Some(commit), branch: Some(branch.clone()) });
     }
@@ -292,7 +337,7 @@ async fn choose_base(mirror: &Mirror, repo: &Repo, asked: Option<&str>) -> Resul
     let likely = probe.default_branch.into_iter().chain(usual.into_iter().filter(|_| probe.head.is_none()));
     let only = probe.branches.first().filter(|_| probe.branches.len() == 1 && probe.head.is_none()).cloned();
     for branch in likely.chain(only) {
-        if let Some(commit) = mirror.resolve(&head_of(&branch)).await? {
+        if let Some(commit) = head_of(&branch).await? {
             return Ok(Base { commit: Some(commit), branch: Some(branch) });
         }
     }
@@ -308,7 +353,7 @@ async fn choose_base(mirror: &Mirror, repo: &Repo, asked: Option<&str>) -> Resul
 /// The sandbox of an earlier attempt where it still lives, else a new one; the flag says which.
 async fn open_sandbox(
     story: &Story,
-    git: Option<&Git>,
+    mirror: Option<&Mirror>,
     earlier: Option<&str>,
 ) -> Result<(Arc<dyn Sandbox>, Gate, bool)> {
     let app = &story.app;
@@ -326,7 +371,8 @@ async fn open_sandbox(
     }
     let id = sandbox_id(app, &story.run);
     let gate = Gate::open(story, &id)?;
-    let mounts = git.map(|g| Mount { source: g.mirror.objects(), target: MIRROR_OBJECTS.into(), read_only: true });
+    let mounts =
+        mirror.map(|mirror| Mount { source: mirror.objects(), target: MIRROR_OBJECTS.into(), read_only: true });
     let spec = Spec {
         id: id.clone(),
         fence,

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Result;
-use futures::future::{Either, select};
 use serde_json::{Value, json};
 
 use super::log::RunLog;
@@ -67,29 +66,20 @@ impl Stage {
         self.app.watches.stage_output(self.run_id, self.name, &text);
     }
 
-    /// Does the stage's work, with entries in the trace at its beginning and end and, when it is long, between.
+    /// Does the stage's work, with entries in the trace at its beginning and end and, when it is long, between. None of them is
+    /// waited for.
     pub async fn run<T>(&self, log: &RunLog, work: impl Future<Output = Result<T>>) -> Result<T> {
         let (began, started_at) = (Instant::now(), jiff::Timestamp::now().to_string());
-        let work = pin!(work);
-        // Side by side: the entry is not waited for before the work begins.
-        let begun = json!({ "name": self.name, "state": "started", "started_at": started_at });
-        let done = match select(pin!(log.note("stage", begun)), work).await {
-            Either::Left((noted, mut work)) => {
-                noted?;
-                loop {
-                    tokio::select! {
-                        biased;
-                        done = &mut work => break done,
-                        () = tokio::time::sleep(TELL) => if let Some(line) = self.new_line() {
-                            let body = json!({ "name": self.name, "state": "running", "started_at": started_at, "ms": ms(began), "last_line": line });
-                            log.note("stage", body).await?;
-                        }
-                    }
+        let mut work = pin!(work);
+        log.note_soon("stage", json!({ "name": self.name, "state": "started", "started_at": started_at }));
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done,
+                () = tokio::time::sleep(TELL) => if let Some(line) = self.new_line() {
+                    let body = json!({ "name": self.name, "state": "running", "started_at": started_at, "ms": ms(began), "last_line": line });
+                    log.note_soon("stage", body);
                 }
-            }
-            Either::Right((done, note)) => {
-                note.await?;
-                done
             }
         };
         self.show_rest();
@@ -105,7 +95,7 @@ impl Stage {
         if !last_line.is_empty() {
             body["last_line"] = Value::from(last_line);
         }
-        log.note("stage", body).await?;
+        log.note_soon("stage", body);
         done
     }
 

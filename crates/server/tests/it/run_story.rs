@@ -206,7 +206,8 @@ async fn a_failing_test_is_mended_and_ends_as_a_pushed_branch_with_a_pull_reques
         stages.iter().filter(|s| s["state"] == state).map(|s| s["name"].clone()).collect()
     };
     assert_eq!(in_state("started"), ["fetch", "sandbox", "checkout"]);
-    assert_eq!(in_state("done"), ["fetch", "sandbox", "checkout"]);
+    let done = in_state("done");
+    assert!(done.len() == 3 && done[2] == "checkout", "the first two go side by side: {done:?}");
     let ended = |s: &&Value| s["state"] == "done";
     assert!(stages.iter().filter(ended).all(|s| s["started_at"].as_str() <= s["ended_at"].as_str()), "{stages:?}");
 }

@@ -53,6 +53,17 @@ impl Kept {
     }
 }
 
+/// What a mirror has for a run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Refs {
+    /// Commits and names of the origin's branches and tags.
+    pub origin: Vec<(String, String)>,
+    /// The run's last commit.
+    pub last: Option<String>,
+    /// Its workspace after one of its last turns.
+    pub workspace: Option<String>,
+}
+
 /// Keeps others, of this process and of others, from changing a mirror's refs at the same time.
 pub(super) struct Lock {
     _file: File,
@@ -97,10 +108,29 @@ impl Mirror {
         }
     }
 
+    /// Makes an empty mirror where there is none, so that a sandbox can have its objects' folder while they are fetched.
+    ///
+    /// # Errors
+    /// When git cannot be run or the disk cannot be written.
+    pub async fn make(&self) -> Result<(), Error> {
+        if self.is_made() {
+            return Ok(());
+        }
+        let _lock = self.lock().await?;
+        self.init().await
+    }
+
+    fn is_made(&self) -> bool {
+        self.complete().exists()
+    }
+
+    /// The last thing written: without it an earlier start died half-way, and `git init` completes what there is.
+    fn complete(&self) -> PathBuf {
+        self.dir.join("codegen-complete")
+    }
+
     pub(super) async fn init(&self) -> Result<(), Error> {
-        // The last thing written: without it an earlier start died half-way, and `git init` completes what there is.
-        let complete = self.dir.join("codegen-complete");
-        if complete.exists() {
+        if self.is_made() {
             return Ok(());
         }
         let doing = "making the repository's mirror";
@@ -117,7 +147,7 @@ impl Mirror {
             self.git(doing).args(["config", key, value]).run().await?;
         }
         std::fs::create_dir_all(self.objects().join("info"))
-            .and_then(|()| std::fs::write(complete, ""))
+            .and_then(|()| std::fs::write(self.complete(), ""))
             .map_err(|e| Error::Io(doing.to_owned(), e))
     }
 
@@ -238,17 +268,27 @@ impl Mirror {
         self.resolve(&format!("{commit}^")).await
     }
 
-    /// Commits and names of the origin's branches and tags, as far as a sandbox needs them.
+    /// The origin's branches and tags, as far as a sandbox needs them, and what is kept of a run.
     ///
     /// # Errors
     /// When git cannot be run.
-    pub async fn refs(&self) -> Result<Vec<(String, String)>, Error> {
+    pub async fn refs(&self, run_id: i64) -> Result<Refs, Error> {
+        let (run, workspace) = (Kept::Run(run_id).name(), Kept::Workspace(run_id).name());
         let out = self
             .git("listing refs")
             .args(["for-each-ref", "--count=20000", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"])
+            .args([&run, &workspace])
             .line()
             .await?;
-        Ok(out.lines().filter_map(|l| l.split_once(' ')).map(|(c, r)| (c.to_owned(), r.to_owned())).collect())
+        let mut refs = Refs::default();
+        for (commit, name) in out.lines().filter_map(|line| line.split_once(' ')) {
+            match name {
+                _ if name == run => refs.last = Some(commit.to_owned()),
+                _ if name == workspace => refs.workspace = Some(commit.to_owned()),
+                _ => refs.origin.push((commit.to_owned(), name.to_owned())),
+            }
+        }
+        Ok(refs)
     }
 
     /// Indexes a pack that came out of a sandbox, checks that `commit` is whole, and keeps it.
