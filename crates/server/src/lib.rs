@@ -27,7 +27,7 @@ mod watch;
 mod web;
 pub mod worker;
 
-pub use api::openapi;
+pub use api::{Area, Route, SCOPES, Scope, Who, openapi, route_table};
 pub use codegen_agent::models::install_tls;
 pub use codegen_sandbox::local::{Caller, Zygote};
 pub use codegen_store::failpoint;

@@ -46,7 +46,7 @@ pub use repos::{NewRepo, Repo};
 pub use retention::{Batch, Dropped, Ended, Space};
 pub use run_list::RunList;
 pub use runs::{NewRun, Run, RunFilter};
-pub use tokens::Token;
+pub use tokens::{NewToken, Token};
 pub use users::{Member, NewUser, Role, User};
 
 /// Shorthand for the results of this crate.

@@ -3,7 +3,7 @@
 use sqlx::{FromRow, Row as _};
 
 use crate::{
-    Error, NewUser, Result, Role, Store, User,
+    Error, NewToken, NewUser, Result, Role, Store, User,
     dialect::{Db, Row, Tx},
     row::flag,
     tokens, users,
@@ -58,7 +58,9 @@ impl Store {
                 }
                 let org = insert(tx, &org_name, now).await?;
                 let user = users::insert(tx, org.id, admin, Role::Admin, now).await?;
-                tokens::insert(tx, user.id, "first", &token_hash, now).await?;
+                let token =
+                    NewToken { user_id: user.id, name: "first".to_owned(), hash: token_hash, ..NewToken::default() };
+                tokens::insert(tx, token, now).await?;
                 Ok(Some((org, user)))
             })
         })

@@ -32,7 +32,8 @@ impl Store {
     pub async fn member_by_session_hash(&self, hash: &str, now: i64) -> Result<Option<(Token, User)>> {
         let token = sqlx::query_as::<Db, Token>(
             "SELECT tokens.* FROM sessions JOIN tokens ON tokens.id = sessions.token_id
-             WHERE sessions.hash = $1 AND sessions.expires_at > $2",
+             WHERE sessions.hash = $1 AND sessions.expires_at > $2
+               AND (tokens.expires_at IS NULL OR tokens.expires_at > $2)",
         )
         .bind(hash)
         .bind(now)

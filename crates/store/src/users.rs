@@ -8,7 +8,7 @@ use crate::{
     row::word,
 };
 
-/// A person.
+/// A person or a service account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// Key.
@@ -23,6 +23,8 @@ pub struct User {
     pub full_name: Option<String>,
     /// Picture.
     pub avatar_url: Option<String>,
+    /// Of a service account, which is no person: whose it is.
+    pub service_org_id: Option<i64>,
     /// When.
     pub created_at: i64,
 }
@@ -47,7 +49,7 @@ pub struct NewUser {
 pub enum Role {
     /// Everything.
     Admin,
-    /// Repositories and settings.
+    /// Also repositories, integrations and settings.
     Manager,
     /// Runs.
     Member,
@@ -64,7 +66,20 @@ impl Role {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Whether it may do all that the other may.
+    #[must_use]
+    pub fn includes(self, other: Self) -> bool {
+        let rank = |role| match role {
+            Self::Admin => 2,
+            Self::Manager => 1,
+            Self::Member => 0,
+        };
+        rank(self) >= rank(other)
+    }
+
+    /// The role of the contract's word.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         [Self::Admin, Self::Manager, Self::Member].into_iter().find(|role| role.as_str() == text)
     }
 }
@@ -87,6 +102,7 @@ impl FromRow<'_, Row> for User {
             email: row.try_get("email")?,
             full_name: row.try_get("full_name")?,
             avatar_url: row.try_get("avatar_url")?,
+            service_org_id: row.try_get("service_org_id")?,
             created_at: row.try_get("created_at")?,
         })
     }

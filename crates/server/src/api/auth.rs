@@ -15,7 +15,9 @@ use futures::StreamExt as _;
 use super::{
     body::{Fields, Input},
     error::ApiError,
-    idempotency, session,
+    idempotency,
+    rights::{Who, scope_of},
+    session,
 };
 use crate::{App, token};
 
@@ -33,21 +35,31 @@ pub struct InOrg {
     pub org_id: i64,
     /// Who, as what.
     pub member: Member,
+    /// By which token.
+    #[allow(dead_code, reason = "for the routes to come")]
+    pub token: Token,
 }
 
-/// A member who may change repositories and settings.
+/// A member who may change repositories, integrations and agent settings.
 pub struct Manager(pub InOrg);
+
+/// A member who may delete, change roles, and see the audit log and what is paid.
+#[allow(dead_code, reason = "for the routes to come")]
+pub struct Admin(pub InOrg);
 
 /// Who may call an operation.
 pub trait Access: Sized + Send {
     /// Whether the organization is in the path.
     const IN_ORG: bool;
+    /// For the route table.
+    const WHO: Who;
     /// Lets the caller in or refuses.
     fn admit(app: &App, caller: Caller, org_id: i64) -> impl Future<Output = Result<Self, ApiError>> + Send;
 }
 
 impl Access for Caller {
     const IN_ORG: bool = false;
+    const WHO: Who = Who::Caller;
     async fn admit(_: &App, caller: Caller, _: i64) -> Result<Self, ApiError> {
         Ok(caller)
     }
@@ -55,24 +67,38 @@ impl Access for Caller {
 
 impl Access for InOrg {
     const IN_ORG: bool = true;
+    const WHO: Who = Who::Member;
     async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
         // An organization that does not exist looks like one of others.
         let member = app.store.org_member(org_id, caller.user.id).await?.ok_or_else(ApiError::forbidden)?;
-        Ok(Self { org_id, member })
+        Ok(Self { org_id, member, token: caller.token })
     }
 }
 
 impl Access for Manager {
     const IN_ORG: bool = true;
+    const WHO: Who = Who::Manager;
     async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
-        let member = InOrg::admit(app, caller, org_id).await?;
-        match member.member.role {
-            Role::Admin | Role::Manager => Ok(Self(member)),
-            Role::Member => Err(ApiError::Refused(
-                StatusCode::FORBIDDEN,
-                "Only managers and admins of the organization may do this.".to_owned(),
-            )),
+        let by = InOrg::admit(app, caller, org_id).await?;
+        by.at_least(Role::Manager, "Only managers and admins of the organization may do this.").map(Self)
+    }
+}
+
+impl Access for Admin {
+    const IN_ORG: bool = true;
+    const WHO: Who = Who::Admin;
+    async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
+        let by = InOrg::admit(app, caller, org_id).await?;
+        by.at_least(Role::Admin, "Only admins of the organization may do this.").map(Self)
+    }
+}
+
+impl InOrg {
+    fn at_least(self, role: Role, sentence: &str) -> Result<Self, ApiError> {
+        if self.member.role.includes(role) {
+            return Ok(self);
         }
+        Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence.to_owned()))
     }
 }
 
@@ -105,7 +131,8 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
         let mut fields = Fields::new(app, path, parts.uri.query(), body);
         let org_id = if A::IN_ORG { fields.path_id("org_id") } else { Some(0) };
         let input = I::read(&mut fields);
-        let key = match parts.extensions.get::<MatchedPath>().filter(|_| I::KEYED) {
+        let route = parts.extensions.get::<MatchedPath>();
+        let key = match route.filter(|_| I::KEYED) {
             Some(path) => {
                 let path = path.as_str().replace("{org_id}", &org_id.unwrap_or_default().to_string());
                 let body = bytes.as_deref().unwrap_or_default();
@@ -116,6 +143,11 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
         let (Some(input), Some(org_id), true) = (input, org_id, fields.failures.is_empty()) else {
             return Err(ApiError::Invalid(fields.failures));
         };
+        let scope = route.and_then(|route| scope_of(&parts.method, route.as_str()));
+        if let Some(scope) = scope.filter(|scope| !scope.is_in(caller.token.scopes.as_deref())) {
+            let sentence = format!("This token does not have the scope {scope}.");
+            return Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence));
+        }
         Ok(Self { by: A::admit(app, caller, org_id).await?, input, key })
     }
 }
@@ -141,7 +173,7 @@ async fn authenticate(app: &App, method: &Method, headers: &HeaderMap) -> Result
 /// The owner of a token.
 pub(super) async fn by_token(app: &App, secret: &str) -> Result<Caller, ApiError> {
     // The search is by hash, so its timing tells nothing about a token.
-    let found = app.store.member_by_token_hash(&token::hash(secret.trim())).await?;
+    let found = app.store.member_by_token_hash(&token::hash(secret.trim()), app.now()).await?;
     let (token, user) = found.ok_or_else(ApiError::unauthorized)?;
     Ok(Caller { user, token })
 }

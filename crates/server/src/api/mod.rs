@@ -9,7 +9,6 @@ use axum::{
     http::{StatusCode, Uri},
     middleware::{from_fn_with_state, map_request},
     response::{IntoResponse, Response},
-    routing::{get, post},
     serve::ListenerExt as _,
 };
 use tokio::net::TcpListener;
@@ -32,6 +31,8 @@ mod organizations;
 mod page;
 mod pull_requests;
 mod repos;
+mod rights;
+mod routes;
 mod run_views;
 mod session;
 mod trace;
@@ -39,17 +40,20 @@ mod users;
 
 pub use docs::openapi;
 pub use health::Requests;
+pub use rights::{Area, SCOPES, Scope, Who};
+pub use routes::Route;
 
 use crate::{App, web};
 use error::ApiError;
+use routes::{Routes, get, open, post};
 
 /// A client that takes nothing of what waits for it is disconnected after this.
 const STALLED: Duration = Duration::from_secs(60);
 /// Time for requests under way when the server goes down.
 const DRAIN: Duration = Duration::from_secs(8);
 
-fn router(app: Arc<App>) -> Router {
-    let org = Router::new()
+fn routes() -> Routes {
+    let org = Routes::new()
         .route("/users", get(users::list))
         .route("/users/{user_id}", get(users::get))
         .route("/repos", get(repos::list).post(repos::add))
@@ -71,9 +75,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/agent/run/{agent_run_id}/entries", get(trace::entries))
         .route("/agent/run/{agent_run_id}/entries/{seq}/output", get(trace::output))
         .route("/agent/run/{agent_run_id}/matches", get(trace::matches));
-    let routes = Router::new()
+    Routes::new()
         .route("/v1/users/me", get(users::me))
-        .route("/v1/session", get(session::get).post(session::create).delete(session::delete))
+        .route("/v1/session", get(session::get).post(open(session::create)).delete(session::delete))
         .route("/v1/models", get(models::list))
         .route("/v1/runs/{agent_run_id}", get(trace::screen))
         .route("/v1/organizations", get(organizations::list))
@@ -81,19 +85,29 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/beta/organizations/{org_id}/agent/run/resume", post(agent_runs::resume_beta))
         .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))
         .route("/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", get(logs::alpha))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .route("/openapi.json", get(docs::json))
-        .route("/docs", get(docs::page))
-        .route("/", get(web::page))
-        .route("/new", get(web::page))
-        .route("/login", get(web::page))
-        .route("/repos", get(web::page))
-        .route("/runs/{run_id}", get(web::page))
-        .route("/pulls/{pr_id}", get(web::page))
-        .route("/favicon.svg", get(web::file))
-        .route("/_app/{*path}", get(web::file))
+        .route("/healthz", get(open(health::healthz)))
+        .route("/readyz", get(open(health::readyz)))
+        .route("/metrics", get(open(health::metrics)))
+        .route("/openapi.json", get(open(docs::json)))
+        .route("/docs", get(open(docs::page)))
+        .route("/", get(open(web::page)))
+        .route("/new", get(open(web::page)))
+        .route("/login", get(open(web::page)))
+        .route("/repos", get(open(web::page)))
+        .route("/runs/{run_id}", get(open(web::page)))
+        .route("/pulls/{pr_id}", get(open(web::page)))
+        .route("/favicon.svg", get(open(web::file)))
+        .route("/_app/{*path}", get(open(web::file)))
+}
+
+/// Every route, and who may use it.
+pub fn route_table() -> Vec<Route> {
+    routes().into_table()
+}
+
+fn router(app: Arc<App>) -> Router {
+    let routes = routes()
+        .router
         .method_not_allowed_fallback(|| async {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "This path has no such method.".to_owned())
         })

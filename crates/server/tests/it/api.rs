@@ -77,6 +77,11 @@ impl TestApp {
         Self { app, base, http: Client::builder().no_proxy().build().unwrap(), dir, serving }
     }
 
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn asks(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
         match token {

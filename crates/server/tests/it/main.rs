@@ -14,6 +14,7 @@ mod idempotency;
 mod messages;
 mod panics;
 mod retention;
+mod rights;
 mod run_story;
 mod stages;
 mod stop;

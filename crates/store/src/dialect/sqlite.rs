@@ -27,12 +27,13 @@ pub type Row = sqlx::sqlite::SqliteRow;
 const GROUP: usize = 256;
 
 /// Listed by hand: `sqlx::migrate!` would compile SQLite a second time, for the macro.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, "steering", include_str!("../../migrations/sqlite/0002_steering.sql")),
     (3, "retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
     (4, "workers", include_str!("../../migrations/sqlite/0004_workers.sql")),
     (5, "web", include_str!("../../migrations/sqlite/0005_web.sql")),
+    (8, "tenants", include_str!("../../migrations/sqlite/0008_tenants.sql")),
 ];
 
 /// The writing connection and what will be announced after its commit.

@@ -80,7 +80,7 @@ async fn members_have_a_role_in_their_organization_only() {
     let off = store.set_org_settings(org_id, Some(false), None).await.unwrap();
     assert_eq!((off.enable_pr_creation, off.enable_rules_detection), (false, true));
     let token = store.add_token(fixture.user.id, "ci", "hash2", 5).await.unwrap();
-    assert_eq!(store.member_by_token_hash("hash2").await.unwrap().unwrap().0, token);
+    assert_eq!(store.member_by_token_hash("hash2", 9).await.unwrap().unwrap().0, token);
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn an_answer_is_kept_with_its_effect_or_not_at_all_and_for_a_day() {
     use codegen_store::{Answered, Ask, RequestKey};
     let fixture = Fixture::new().await;
     let (store, org) = (&fixture.store, &fixture.org);
-    let (token, _) = store.member_by_token_hash("hash").await.unwrap().unwrap();
+    let (token, _) = store.member_by_token_hash("hash", 9).await.unwrap().unwrap();
     let key = |body: &str| RequestKey {
         token_id: token.id,
         path: "/run".to_owned(),
