@@ -1,7 +1,7 @@
 //! Requests that have their effect once, however often they are sent: the answer is kept in the transaction of the effect.
 
 use crate::{
-    Error, NewRun, PullRequest, Result, Run, Store,
+    Error, NewRun, PullRequest, Result, Run, Store, audit,
     dialect::{Db, Tx},
     runs,
 };
@@ -81,8 +81,14 @@ async fn ask_once(tx: &mut Tx, org_id: i64, key: RequestKey, ask: Ask, answer: A
             .fetch_optional(&mut tx.conn)
             .await?;
     match before {
-        Some((body_hash, _)) if body_hash != key.body_hash => return Ok(Answered::OtherBody),
-        Some((_, answer)) => return Ok(Answered::Before(answer)),
+        Some((body_hash, _)) if body_hash != key.body_hash => {
+            audit::nothing_changed();
+            return Ok(Answered::OtherBody);
+        }
+        Some((_, answer)) => {
+            audit::nothing_changed();
+            return Ok(Answered::Before(answer));
+        }
         None => {}
     }
     let run = match ask {

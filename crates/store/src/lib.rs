@@ -12,6 +12,7 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+mod audit;
 mod blobs;
 mod claims;
 mod dialect;
@@ -35,11 +36,12 @@ mod workers;
 
 use dialect::{Acknowledge, Job, Pool, Request, Tx, Verdict};
 
+pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use claims::{Claim, MAX_CRASHES, RunUpdate};
 pub use effects::Effect;
 pub use idempotency::{Answer, Answered, Ask, RequestKey};
 pub use log::{LogRow, NewLog};
-pub use orgs::Org;
+pub use orgs::{Org, OrgChange};
 pub use phase::{Phase, Reason};
 pub use pull_requests::{NewPullRequest, PullRequest};
 pub use repos::{NewRepo, Repo};
@@ -263,10 +265,11 @@ impl Store {
         work: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
     ) -> Result<T> {
         let (done, answer) = oneshot::channel();
+        let actor = audit::actor();
         let job: Job = Box::new(move |tx| {
             Box::pin(async move {
                 let outcome = match tx {
-                    Some(tx) => work(tx).await,
+                    Some(tx) => audit::recording(actor, tx, work).await,
                     None => Err(Error::Closed),
                 };
                 let verdict = match &outcome {

@@ -1,9 +1,11 @@
 //! Organizations, and the first one.
 
+use serde_json::{Value, json};
 use sqlx::{FromRow, Row as _};
 
 use crate::{
     Error, NewToken, NewUser, Result, Role, Store, User,
+    audit::{self, Entry},
     dialect::{Db, Row, Tx},
     row::flag,
     tokens, users,
@@ -22,6 +24,28 @@ pub struct Org {
     pub enable_rules_detection: bool,
     /// When.
     pub created_at: i64,
+}
+
+/// What to change of an organization; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct OrgChange {
+    /// [`Org::name`].
+    pub name: Option<String>,
+    /// [`Org::enable_pr_creation`].
+    pub enable_pr_creation: Option<bool>,
+    /// [`Org::enable_rules_detection`].
+    pub enable_rules_detection: Option<bool>,
+}
+
+impl Org {
+    /// As the audit log has it.
+    fn told(&self) -> Value {
+        json!({
+            "name": self.name,
+            "enable_pr_creation": self.enable_pr_creation,
+            "enable_rules_detection": self.enable_rules_detection,
+        })
+    }
 }
 
 impl FromRow<'_, Row> for Org {
@@ -108,28 +132,33 @@ impl Store {
             .ok_or(Error::NotFound)
     }
 
-    /// Turns an organization's settings on or off; what is `None` stays.
+    /// Changes an organization's name and settings.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn set_org_settings(
-        &self,
-        org_id: i64,
-        enable_pr_creation: Option<bool>,
-        enable_rules_detection: Option<bool>,
-    ) -> Result<Org> {
+    pub async fn update_org(&self, org_id: i64, change: OrgChange, now: i64) -> Result<Org> {
         self.write(move |tx| {
             Box::pin(async move {
-                sqlx::query_as::<Db, Org>(
+                let sql = "SELECT * FROM orgs WHERE id = $1";
+                let before = sqlx::query_as::<Db, Org>(sql).bind(org_id).fetch_optional(&mut tx.conn).await?;
+                let before = before.ok_or(Error::NotFound)?;
+                let after = sqlx::query_as::<Db, Org>(
                     "UPDATE orgs SET enable_pr_creation = COALESCE($2, enable_pr_creation),
-                     enable_rules_detection = COALESCE($3, enable_rules_detection) WHERE id = $1 RETURNING *",
+                     enable_rules_detection = COALESCE($3, enable_rules_detection),
+                     name = COALESCE($4, name) WHERE id = $1 RETURNING *",
                 )
                 .bind(org_id)
-                .bind(enable_pr_creation.map(i64::from))
-                .bind(enable_rules_detection.map(i64::from))
-                .fetch_optional(&mut tx.conn)
-                .await?
-                .ok_or(Error::NotFound)
+                .bind(change.enable_pr_creation.map(i64::from))
+                .bind(change.enable_rules_detection.map(i64::from))
+                .bind(change.name)
+                .fetch_one(&mut tx.conn)
+                .await?;
+                let entry = Entry {
+                    before: before.told(),
+                    ..Entry::new("organization.updated", "organization", org_id, after.told())
+                };
+                audit::record(tx, org_id, entry, now).await?;
+                Ok(after)
             })
         })
         .await
@@ -157,11 +186,12 @@ impl Store {
     }
 }
 
-async fn insert(tx: &mut Tx, name: &str, now: i64) -> Result<Org> {
+pub(crate) async fn insert(tx: &mut Tx, name: &str, now: i64) -> Result<Org> {
     let org = sqlx::query_as::<Db, Org>("INSERT INTO orgs (name, created_at) VALUES ($1, $2) RETURNING *")
         .bind(name)
         .bind(now)
         .fetch_one(&mut tx.conn)
         .await?;
+    audit::record(tx, org.id, Entry::new("organization.created", "organization", org.id, org.told()), now).await?;
     Ok(org)
 }

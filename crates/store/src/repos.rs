@@ -1,9 +1,11 @@
 //! Repositories of an organization.
 
+use serde_json::json;
 use sqlx::{FromRow, Row as _};
 
 use crate::{
     Error, Result, Store,
+    audit::{self, Entry},
     dialect::{Db, Row},
     row::flag,
 };
@@ -114,25 +116,35 @@ impl Store {
     pub async fn create_repo(&self, org_id: i64, new: NewRepo, now: i64) -> Result<Repo> {
         self.write(move |tx| {
             Box::pin(async move {
-                // The update changes nothing; it makes RETURNING give the row that was there.
-                let repo = sqlx::query_as::<Db, Repo>(
+                let added = sqlx::query_as::<Db, Repo>(
                     "INSERT INTO repos (org_id, name, full_name, description, origin, default_branch, setup_status,
                                         language, visibility, created_at)
                      VALUES ($1, $2, $3, $4, $5, $6, 'NOT_STARTED', $7, $8, $9)
-                     ON CONFLICT (org_id, origin) DO UPDATE SET origin = excluded.origin RETURNING *",
+                     ON CONFLICT (org_id, origin) DO NOTHING RETURNING *",
                 )
                 .bind(org_id)
                 .bind(new.name)
                 .bind(new.full_name)
                 .bind(new.description)
-                .bind(new.origin)
+                .bind(&new.origin)
                 .bind(new.default_branch)
                 .bind(new.language)
                 .bind(new.visibility)
                 .bind(now)
-                .fetch_one(&mut tx.conn)
+                .fetch_optional(&mut tx.conn)
                 .await?;
-                Ok(repo)
+                if let Some(repo) = added {
+                    let entry = Entry::new("repository.added", "repo", repo.id, json!({ "full_name": repo.full_name }));
+                    audit::record(tx, org_id, entry, now).await?;
+                    return Ok(repo);
+                }
+                audit::nothing_changed();
+                let there = sqlx::query_as::<Db, Repo>("SELECT * FROM repos WHERE org_id = $1 AND origin = $2")
+                    .bind(org_id)
+                    .bind(new.origin)
+                    .fetch_one(&mut tx.conn)
+                    .await?;
+                Ok(there)
             })
         })
         .await

@@ -5,6 +5,7 @@ use sqlx::{FromRow, Row as _};
 
 use crate::{
     Change, ChangeKind, Error, Result, Store,
+    audit::{self, Entry},
     dialect::{Db, Row, Tx},
     log,
     phase::{Phase, Reason, status},
@@ -308,6 +309,8 @@ pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<R
     .execute(&mut tx.conn)
     .await?;
     log::append(tx, run_id, "user_message", &message(&new.prompt, &new.images), false, now).await?;
+    let asked = json!({ "user_id": new.user_id, "repo_id": new.repo_id, "source_type": new.source_type });
+    audit::record(tx, org_id, Entry::new("run.created", "run", run_id, asked), now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
     full_run(tx, run_id).await
 }
@@ -326,6 +329,7 @@ pub async fn add_message(
     if phase == Phase::Done {
         queue_again(tx, org_id, run_id, now).await?;
     }
+    audit::record(tx, org_id, Entry::new("run.resumed", "run", run_id, json!(null)), now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
     full_run(tx, run_id).await
 }
@@ -347,7 +351,9 @@ pub async fn queue_again(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Res
 
 /// Ends a queued run, asks the worker of a live one to end it.
 pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
-    match phase_of(tx, org_id, run_id).await? {
+    let phase = phase_of(tx, org_id, run_id).await?;
+    audit::record(tx, org_id, Entry::new("run.stopped", "run", run_id, json!(null)), now).await?;
+    match phase {
         Phase::Done => {}
         Phase::Queued => {
             end(tx, run_id, Reason::Cancelled, "Stopped before it began.", None, now).await?;

@@ -1,9 +1,11 @@
 //! Users and their membership in organizations.
 
+use serde_json::json;
 use sqlx::{FromRow, Row as _};
 
 use crate::{
     Error, Result, Store,
+    audit::{self, Entry},
     dialect::{Db, Row, Tx},
     row::word,
 };
@@ -188,14 +190,58 @@ pub async fn insert(tx: &mut Tx, org_id: i64, new: NewUser, role: Role, now: i64
     .bind(now)
     .fetch_one(&mut tx.conn)
     .await?;
-    sqlx::query(
-        "INSERT INTO members (org_id, user_id, role) VALUES ($1, $2, $3)
-         ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role",
+    let before: Option<String> = sqlx::query_scalar("SELECT role FROM members WHERE org_id = $1 AND user_id = $2")
+        .bind(org_id)
+        .bind(user.id)
+        .fetch_optional(&mut tx.conn)
+        .await?;
+    match before {
+        Some(before) if before == role.as_str() => {}
+        Some(before) => {
+            // Whoever maps people to roles from outside shall not leave an organization without an admin.
+            if before != Role::Admin.as_str() || admins(tx, org_id).await? > 1 {
+                set_role(tx, org_id, user.id, role).await?;
+                let entry = Entry {
+                    before: json!({ "role": before }),
+                    ..Entry::new("member.role_changed", "user", user.id, json!({ "role": role.as_str() }))
+                };
+                audit::record(tx, org_id, entry, now).await?;
+            }
+        }
+        None => {
+            sqlx::query("INSERT INTO members (org_id, user_id, role) VALUES ($1, $2, $3)")
+                .bind(org_id)
+                .bind(user.id)
+                .bind(role.as_str())
+                .execute(&mut tx.conn)
+                .await?;
+            let after = json!({ "name": user.github_username, "role": role.as_str() });
+            audit::record(tx, org_id, Entry::new("member.added", "user", user.id, after), now).await?;
+        }
+    }
+    Ok(user)
+}
+
+/// Changes a member's role.
+pub async fn set_role(tx: &mut Tx, org_id: i64, user_id: i64, role: Role) -> Result<()> {
+    sqlx::query("UPDATE members SET role = $3 WHERE org_id = $1 AND user_id = $2")
+        .bind(org_id)
+        .bind(user_id)
+        .bind(role.as_str())
+        .execute(&mut tx.conn)
+        .await?;
+    Ok(())
+}
+
+/// How many people are admins of an organization. Its row is kept from others until the commit.
+pub async fn admins(tx: &mut Tx, org_id: i64) -> Result<i64> {
+    sqlx::query("UPDATE orgs SET name = name WHERE id = $1").bind(org_id).execute(&mut tx.conn).await?;
+    let admins = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM members JOIN users ON users.id = members.user_id
+         WHERE members.org_id = $1 AND members.role = 'ADMIN' AND users.service_org_id IS NULL",
     )
     .bind(org_id)
-    .bind(user.id)
-    .bind(role.as_str())
-    .execute(&mut tx.conn)
+    .fetch_one(&mut tx.conn)
     .await?;
-    Ok(user)
+    Ok(admins)
 }

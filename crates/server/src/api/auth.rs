@@ -2,14 +2,14 @@
 //!
 //! Refusals come in this order: 401, 429, 422, 403; what a handler looks for and does not find is 404.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
-    http::{HeaderMap, Method, StatusCode, header},
+    extract::{ConnectInfo, FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
-use codegen_store::{Member, RequestKey, Role, Token, User};
+use codegen_store::{Actor, Member, RequestKey, Role, Token, User};
 use futures::StreamExt as _;
 
 use super::{
@@ -44,7 +44,6 @@ pub struct InOrg {
 pub struct Manager(pub InOrg);
 
 /// A member who may delete, change roles, and see the audit log and what is paid.
-#[allow(dead_code, reason = "for the routes to come")]
 pub struct Admin(pub InOrg);
 
 /// Who may call an operation.
@@ -71,6 +70,8 @@ impl Access for InOrg {
     async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
         // An organization that does not exist looks like one of others.
         let member = app.store.org_member(org_id, caller.user.id).await?.ok_or_else(ApiError::forbidden)?;
+        // Where the organization is not in the path, this is where it becomes known.
+        codegen_store::act_in(org_id);
         Ok(Self { org_id, member, token: caller.token })
     }
 }
@@ -148,7 +149,33 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
             let sentence = format!("This token does not have the scope {scope}.");
             return Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence));
         }
-        Ok(Self { by: A::admit(app, caller, org_id).await?, input, key })
+        let actor = actor(&parts, &caller, params.ok().as_ref(), A::IN_ORG.then_some(org_id), app.now());
+        let by = A::admit(app, caller, org_id).await?;
+        codegen_store::act_as(actor);
+        Ok(Self { by, input, key })
+    }
+}
+
+/// Who asks for what, for the audit log.
+fn actor(parts: &Parts, caller: &Caller, params: Option<&RawPathParams>, org_id: Option<i64>, now: i64) -> Actor {
+    let changes = !matches!(parts.method, Method::GET | Method::HEAD);
+    let operation = parts.extensions.get::<MatchedPath>().filter(|_| changes).map(|path| {
+        let path = path.as_str().trim_start_matches("/v1").trim_start_matches("/organizations/{org_id}");
+        let things = params.into_iter().flatten().filter(|(name, _)| *name != "org_id");
+        let things: Vec<String> = things
+            .map(|(name, id)| format!("{}:{id}", name.trim_end_matches("_id").trim_start_matches("agent_")))
+            .collect();
+        (format!("{} {path}", parts.method), things.join(" "))
+    });
+    Actor {
+        user_id: caller.user.id,
+        user_name: caller.user.github_username.clone(),
+        token_id: caller.token.id,
+        token_name: caller.token.name.clone(),
+        address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical().to_string()),
+        org_id,
+        operation,
+        at: now,
     }
 }
 

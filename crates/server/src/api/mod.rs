@@ -1,13 +1,13 @@
 //! The HTTP API: every route on one screen.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{
     Router,
     extract::Request,
     http::{StatusCode, Uri},
-    middleware::{from_fn_with_state, map_request},
+    middleware::{Next, from_fn, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
     serve::ListenerExt as _,
 };
@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod agent_runs;
+mod audit;
 mod auth;
 mod body;
 mod changes;
@@ -54,6 +55,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 
 fn routes() -> Routes {
     let org = Routes::new()
+        .route("/audit-log", get(audit::list))
+        .route("/audit-log/export", get(audit::export))
         .route("/users", get(users::list))
         .route("/users/{user_id}", get(users::get))
         .route("/repos", get(repos::list).post(repos::add))
@@ -112,6 +115,7 @@ fn router(app: Arc<App>) -> Router {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "This path has no such method.".to_owned())
         })
         .fallback(|| async { ApiError::not_found("Not found.") })
+        .layer(from_fn(|request: Request, next: Next| codegen_store::serving(next.run(request))))
         .layer(from_fn_with_state(app.clone(), health::count))
         .with_state(app);
     // A layer of a router runs after its routing, so the rewriting one has a router of its own around.
@@ -151,7 +155,8 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
         rustix::net::sockopt::set_tcp_user_timeout(&*stream, u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX))
             .ok();
     });
-    let served = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown.cancelled_owned());
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned());
     tokio::select! {
         served = served.into_future() => served.context("serving HTTP"),
         () = async { late.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),

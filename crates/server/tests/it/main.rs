@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api;
+mod audit;
 mod config;
 mod engine;
 mod events;

@@ -34,6 +34,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "workers", include_str!("../../migrations/sqlite/0004_workers.sql")),
     (5, "web", include_str!("../../migrations/sqlite/0005_web.sql")),
     (8, "tenants", include_str!("../../migrations/sqlite/0008_tenants.sql")),
+    (18, "audit", include_str!("../../migrations/sqlite/0018_audit.sql")),
 ];
 
 /// The writing connection and what will be announced after its commit.

@@ -1,6 +1,7 @@
 //! One suite over an open database.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod audit;
 mod claims;
 mod log;
 mod open;

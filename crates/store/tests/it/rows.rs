@@ -1,4 +1,4 @@
-use codegen_store::{Error, NewPullRequest, NewRepo, NewRun, NewUser, Phase, Role, RunFilter};
+use codegen_store::{Error, NewPullRequest, NewRepo, NewRun, NewUser, OrgChange, Phase, Role, RunFilter};
 
 use crate::Fixture;
 
@@ -77,7 +77,10 @@ async fn members_have_a_role_in_their_organization_only() {
     assert!(store.org_member(other.id, fixture.user.id).await.unwrap().is_none());
     assert_eq!(store.orgs_of_user(fixture.user.id, 0, 9).await.unwrap(), (vec![fixture.org.clone()], 1));
     assert_eq!(store.org_members(org_id, 0, 9).await.unwrap().1, 1);
-    let off = store.set_org_settings(org_id, Some(false), None).await.unwrap();
+    let off = store
+        .update_org(org_id, OrgChange { enable_pr_creation: Some(false), ..OrgChange::default() }, 3)
+        .await
+        .unwrap();
     assert_eq!((off.enable_pr_creation, off.enable_rules_detection), (false, true));
     let token = store.add_token(fixture.user.id, "ci", "hash2", 5).await.unwrap();
     assert_eq!(store.member_by_token_hash("hash2", 9).await.unwrap().unwrap().0, token);
