@@ -17,6 +17,7 @@ mod render;
 mod repo;
 mod restore;
 mod run;
+mod secrets;
 mod serve;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -59,6 +60,8 @@ enum Command {
     Backup(backup::Args),
     /// Make a data directory from a backup
     Restore(restore::Args),
+    /// The key that secrets in the database are encrypted with
+    Secrets(secrets::Args),
     /// Print a shell's completion script
     Completion(completion::Args),
 }
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
         Command::Prune(args) => zygote().and_then(|zygote| async_runtime()?.block_on(prune::prune(args, zygote))),
         Command::Backup(args) => without_sandboxes(backup::backup(args)),
         Command::Restore(args) => without_sandboxes(restore::restore(args)),
+        Command::Secrets(args) => secrets::secrets(args),
         Command::Completion(args) => completion::completion(&args),
     };
     ended.unwrap_or_else(|error| {

@@ -31,6 +31,14 @@ pub async fn restore(args: Args) -> Result<()> {
         let ids: Vec<String> = restored.live_runs.iter().map(ToString::to_string).collect();
         say!("runs {} go on at the next start", ids.join(", "));
     }
-    say!("put config.toml and the key of the secrets into it before that, where there were some");
+    say!("put config.toml into it before that, where there was one");
+    if restored.secrets > 0 {
+        say!(
+            "the backup has {} encrypted secrets and not their key: put {} of the old data directory into it, or set \
+             CODEGEN_SECRET_KEY, before the start",
+            restored.secrets,
+            codegen_server::secrets::FILE
+        );
+    }
     Ok(())
 }

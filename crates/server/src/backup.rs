@@ -60,6 +60,8 @@ pub struct Restored {
     pub mirrors: usize,
     /// Runs that go on at the next start.
     pub live_runs: Vec<i64>,
+    /// Secrets that need a key which no backup holds.
+    pub secrets: usize,
 }
 
 /// Copies what is read, and hashes it on the way.
@@ -224,11 +226,12 @@ pub async fn restore(file: &Path, data_dir: &Path, now: i64) -> Result<Restored>
         time.strftime("%Y-%m-%d %H:%M:%S UTC")
     );
     let live_runs = store.tell_live_runs(&notice, now).await?;
+    let secrets = store.secrets().await?.len();
     store.close().await;
     let incarnation = incarnation::grow(&new, manifest.incarnation, now)?;
     fs::rename(&new, &data_dir).with_context(|| format!("naming the new directory {}", data_dir.display()))?;
     File::open(folder).and_then(|folder| folder.sync_all()).context("writing the directory's name to the disk")?;
-    Ok(Restored { created_at: manifest.created_at, incarnation, mirrors, live_runs })
+    Ok(Restored { created_at: manifest.created_at, incarnation, mirrors, live_runs, secrets })
 }
 
 /// Takes the known entries out, the database to its place and bundles beside; names in the archive are never paths here.

@@ -72,6 +72,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Token of the admin, preset.
     pub admin_token: Option<SecretString>,
+    /// Keys of the secrets in the database, in place of the data directory's.
+    pub secret_key: Option<SecretString>,
     /// Runs at once.
     pub max_concurrent_runs: usize,
     /// Model of runs that name none.
@@ -166,6 +168,7 @@ impl Config {
             public_url: "http://127.0.0.1:8080".to_owned(),
             data_dir: data_dir.to_owned(),
             admin_token: None,
+            secret_key: None,
             max_concurrent_runs: (cores * 2).max(2),
             default_model: None,
             rate_limits: true,

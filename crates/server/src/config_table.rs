@@ -97,6 +97,17 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     )),
+    secret(plain(
+        "secret_key",
+        "Key of the secrets in the database: 32 bytes in base64. Several separated by commas: the first encrypts, all decrypt.",
+        "made at the first start, in `secret.key` of the data directory",
+        |c| hidden(&c.secret_key),
+        |c, v| {
+            crate::secrets::Keys::parse(v).map_err(|error| format!("cannot be used: {error}"))?;
+            c.secret_key = Some(v.into());
+            Ok(())
+        },
+    )),
     plain(
         "max_concurrent_runs",
         "Runs at once; others wait.",

@@ -19,8 +19,10 @@ pub mod engine;
 pub mod forge;
 pub mod incarnation;
 pub mod once;
+mod origins;
 pub mod prune;
 mod run;
+pub mod secrets;
 pub mod sse;
 mod token;
 mod watch;
@@ -56,6 +58,8 @@ pub struct App {
     pub incarnation: i64,
     /// When it started.
     pub started: Instant,
+    /// Keys of the secrets in the store.
+    pub(crate) keys: secrets::Keys,
     pub(crate) requests: api::Requests,
 }
 
@@ -86,6 +90,7 @@ impl App {
     pub async fn open(config: Config, engine: Arc<dyn Engine>) -> Result<(Arc<Self>, Option<FirstStart>)> {
         let store = Store::open(&config.data_dir).await?;
         let incarnation = incarnation::read(&config.data_dir)?;
+        let keys = secrets::Keys::open(&config.data_dir, config.secret_key.as_ref())?;
         let worker_id = token::random(12);
         let lease =
             Lease::take(&store, &worker_id, &config.public_url, jiff::Timestamp::now().as_millisecond()).await?;
@@ -99,9 +104,12 @@ impl App {
             lease,
             incarnation,
             started: Instant::now(),
+            keys,
             requests: api::Requests::default(),
             config,
         };
+        app.reseal_secrets().await?;
+        app.seal_origins().await?;
         let preset = app.config.admin_token.as_ref().map(SecretString::expose_secret);
         let first = preset.map_or_else(token::new, str::to_owned);
         let admin = NewUser {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use codegen_store::{NewRepo, NewRun, Run};
+use codegen_store::{NewRun, Run};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -85,10 +85,7 @@ impl Once {
         let (app, _) = open_free(config, means).await?;
         let (org, user) = app.store.first_org_and_admin().await?;
         let probe = git::probe(&origin).await?;
-        let repo = app
-            .store
-            .create_repo(org.id, NewRepo::of_origin(&origin, probe.default_branch.as_deref()), app.now())
-            .await?;
+        let repo = app.add_repo(org.id, &origin.into(), probe.default_branch.as_deref()).await?;
         let base_commit = match (&folder, &task.base) {
             (Some(folder), None) if !probe.empty => Some(git::snapshot_worktree(folder).await?),
             _ => None,

@@ -28,6 +28,7 @@ mod retention;
 mod row;
 mod run_list;
 mod runs;
+mod secrets;
 mod sessions;
 mod tokens;
 mod trace;
@@ -48,6 +49,7 @@ pub use repos::{NewRepo, Repo};
 pub use retention::{Batch, Dropped, Ended, Space};
 pub use run_list::RunList;
 pub use runs::{NewRun, Run, RunFilter};
+pub use secrets::{Place, Sealed};
 pub use tokens::{NewToken, Token};
 pub use users::{Member, NewUser, Role, User};
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use codegen_store::{NewRepo, Repo};
+use codegen_store::Repo;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -58,7 +59,8 @@ impl From<Repo> for RepoResponse {
 #[derive(ToSchema)]
 pub struct AddRepoInput {
     /// A git URL, or a folder of the server where its settings allow that.
-    url: String,
+    #[schema(value_type = String)]
+    url: SecretString,
 }
 
 impl Input for AddRepoInput {
@@ -80,7 +82,7 @@ impl Input for AddRepoInput {
             );
             return None;
         }
-        Some(Self { url })
+        Some(Self { url: url.into() })
     }
 }
 
@@ -159,12 +161,12 @@ pub async fn add(
     asked: Asked<Manager, AddRepoInput>,
 ) -> Result<Json<RepoResponse>, ApiError> {
     let AddRepoInput { url } = asked.input;
-    let probe = git::probe(&url).await.map_err(|error| {
+    let probe = git::probe(url.expose_secret()).await.map_err(|error| {
         let loc = vec![Loc::Key("body".to_owned()), Loc::Key("url".to_owned())];
         ApiError::Invalid(vec![ValidationError { loc, msg: format!("Value error, {error}"), r#type: "value_error" }])
     })?;
-    let new = NewRepo::of_origin(&url, probe.default_branch.as_deref());
-    Ok(Json(app.store.create_repo(asked.by.0.org_id, new, app.now()).await?.into()))
+    let added = app.add_repo(asked.by.0.org_id, &url, probe.default_branch.as_deref()).await;
+    Ok(Json(added.map_err(|error| ApiError::internal(&format!("{error:#}")))?.into()))
 }
 
 /// Branches of a repository, as its origin has them now.
@@ -186,7 +188,9 @@ pub async fn branches(
 ) -> Result<Json<BranchesResponse>, ApiError> {
     let id = asked.input.0;
     let repo = app.store.repo(asked.by.org_id, id).await.map_err(no_repo(id))?;
-    let probe = git::probe(&repo.origin)
+    let unreadable = |error: anyhow::Error| ApiError::Refused(StatusCode::BAD_GATEWAY, error.to_string());
+    let origin = app.origin(&repo).await.map_err(unreadable)?;
+    let probe = git::probe(origin.expose_secret())
         .await
         .map_err(|error| ApiError::Refused(StatusCode::BAD_GATEWAY, error.to_string()))?;
     let default_branch = repo.default_branch.or(probe.default_branch);

@@ -234,12 +234,10 @@ pub fn without_credentials(origin: &str) -> String {
     }
 }
 
-/// The address as git gets it: a password goes by another way ([`Git::credentials_of`]), a lone user name stays.
+/// The address as git gets it: passwords and tokens go by another way ([`Git::credentials_of`]), for who looks at the
+/// host's processes sees the arguments.
 fn address(origin: &str) -> String {
-    match url::Url::parse(origin) {
-        Ok(url) if url.password().is_some() => without_credentials(origin),
-        _ => origin.to_owned(),
-    }
+    without_credentials(origin)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use codegen_agent::{Error as AgentError, Limit, Outcome, Task, native};
 use codegen_sandbox::Error as SandboxError;
 use codegen_store::{Org, Phase, Reason, Repo, Run, User, failpoint};
+use secrecy::SecretString;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use super::{
     prepare::{self, Prepared},
     workspace::{Keeper, Turns},
 };
-use crate::{App, engine::WAY_OUT};
+use crate::{App, engine::WAY_OUT, secrets::Unreadable};
 
 /// Time that an agent has to reach its next entry when the worker lets it go.
 const LET_GO_GRACE: Duration = Duration::from_secs(5);
@@ -47,6 +48,8 @@ pub(super) struct Story {
     pub org: Org,
     pub user: User,
     pub repo: Option<Repo>,
+    /// Where the repository is fetched from and pushed to, with its password; empty without a repository.
+    pub origin: SecretString,
     pub let_go: CancellationToken,
     pub stop: CancellationToken,
 }
@@ -77,7 +80,18 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
         Some(id) => Some(app.store.repo(run.org_id, id).await.context("reading the run's repository")?),
         None => None,
     };
-    let mut story = Story { app, run, org, user, repo, let_go: signals.let_go.clone(), stop: signals.stop.clone() };
+    let (let_go, stop) = (signals.let_go.clone(), signals.stop.clone());
+    let mut story = Story { app, run, org, user, repo, origin: SecretString::default(), let_go, stop };
+    if let Some(repo) = &story.repo {
+        match story.app.origin(repo).await {
+            Ok(origin) => story.origin = origin,
+            Err(error) if error.is::<Unreadable>() => {
+                story.end_unprepared(Some(CannotBeDone(error.to_string()).into())).await?;
+                return Ok(Ended::Done);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     // Sandboxes lost since the last answer of the model.
     let (mut lost, mut steps) = (0, 0);
     loop {

@@ -1,8 +1,9 @@
 //! After the agent: commit, take the commits out, keep a patch, push, open the pull request. What does not work becomes a sentence
 //! in the result; the work itself is kept in every case.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use codegen_store::{NewPullRequest, Reason, RunUpdate, failpoint};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use super::{
@@ -156,10 +157,11 @@ async fn take_out(
 async fn push(story: &Story, git: &Git, commit: &str) -> Result<()> {
     let (store, claim) = (&story.app.store, story.run.claim());
     let origin = origin(story).await?;
+    let origin = origin.expose_secret();
     let branch = &git.checkout.branch;
     let earlier = store.effects(story.run.id).await?;
     let key = format!("push:{commit}");
-    let intent = json!({ "branch": branch, "commit": commit, "origin": git::without_credentials(&origin) });
+    let intent = json!({ "branch": branch, "commit": commit, "origin": git::without_credentials(origin) });
     if store.intend(&claim, &key, "push", &intent.to_string(), story.app.now()).await?.settled_at.is_some() {
         return Ok(());
     }
@@ -169,11 +171,11 @@ async fn push(story: &Story, git: &Git, commit: &str) -> Result<()> {
         .filter(|e| e.kind == "push")
         .filter_map(|e| serde_json::from_str::<Value>(&e.intent).ok()?["commit"].as_str().map(str::to_owned))
         .collect();
-    let there = git.mirror.remote_commit(branch, &origin).await?;
+    let there = git.mirror.remote_commit(branch, origin).await?;
     let expected = there.filter(|there| ours.contains(there));
     story.app.lease.check(store, story.app.now()).await?;
     failpoint::hit("push.before");
-    git.mirror.push(commit, branch, &origin, expected.as_deref()).await?;
+    git.mirror.push(commit, branch, origin, expected.as_deref()).await?;
     failpoint::hit("push.after");
     store.settle(&claim, &key, &json!({ "commit": commit }).to_string(), story.app.now()).await?;
     Ok(())
@@ -213,7 +215,7 @@ async fn open_pull_request(
         now: app.now(),
     };
     let origin = origin(story).await?;
-    let forge = forge::of_origin(&app.config, &app.store, &origin)?;
+    let forge = forge::of_origin(&app.config, &app.store, origin.expose_secret())?;
     let key = format!("pull_request:{commit}");
     let intent = json!({ "head": spec.head_branch, "base": spec.base_branch, "forge": forge.name() });
     if app.store.intend(&claim, &key, "pull_request", &intent.to_string(), app.now()).await?.settled_at.is_some() {
@@ -250,9 +252,12 @@ async fn open_pull_request(
 }
 
 /// Where the branch goes: `codegen run` in a folder means the folder's own origin.
-async fn origin(story: &Story) -> Result<String> {
-    let repo = story.repo.as_ref().context("a run with git has a repository")?;
-    if story.run.source_type == "LOCAL" { Ok(git::push_origin(&repo.origin).await?) } else { Ok(repo.origin.clone()) }
+async fn origin(story: &Story) -> Result<SecretString> {
+    if story.run.source_type == "LOCAL" {
+        Ok(git::push_origin(story.origin.expose_secret()).await?.into())
+    } else {
+        Ok(story.origin.clone())
+    }
 }
 
 fn requester(story: &Story) -> String {

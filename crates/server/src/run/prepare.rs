@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use codegen_agent::{Entry, Log as _, models::Model};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
 use codegen_store::{Phase, Repo, Run, RunUpdate, failpoint};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -254,7 +255,7 @@ async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -
     let shown = stage.clone();
     let progress = Arc::new(move |line: &str| shown.output(format!("{line}\n").as_bytes()));
     let fetched = tokio::select! {
-        fetched = mirror.fetch_showing(&repo.origin, run.base_commit.as_deref(), Some(progress)) => fetched.map_err(Into::into),
+        fetched = mirror.fetch_showing(story.origin.expose_secret(), run.base_commit.as_deref(), Some(progress)) => fetched.map_err(Into::into),
         () = story.stop.cancelled() => Err(anyhow::Error::from(Stopped)),
     };
     if let Err(error) = fetched {
@@ -272,7 +273,7 @@ async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -
     let mut base = Base { commit: run.base_commit.clone(), branch: run.base_branch.clone() };
     let mut update = RunUpdate::default();
     if run.base_commit.is_none() && refs.last.is_none() && refs.workspace.is_none() {
-        base = choose_base(mirror, &refs, repo, run.base_branch.as_deref()).await?;
+        base = choose_base(mirror, &refs, repo, story.origin.expose_secret(), run.base_branch.as_deref()).await?;
         (update.base_commit, update.base_branch) = (base.commit.clone(), base.branch.clone());
     }
     let head = match &refs.workspace {
@@ -293,7 +294,7 @@ async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -
             branch: run.branch.clone().unwrap_or_else(|| inside::branch_name(run.id, &run.prompt)),
             base: start,
             work: refs.workspace,
-            origin: git::without_credentials(&repo.origin),
+            origin: git::without_credentials(story.origin.expose_secret()),
             refs: refs.origin,
         },
         base: base.commit,
@@ -310,7 +311,7 @@ struct Base {
     branch: Option<String>,
 }
 
-async fn choose_base(mirror: &Mirror, refs: &Refs, repo: &Repo, asked: Option<&str>) -> Result<Base> {
+async fn choose_base(mirror: &Mirror, refs: &Refs, repo: &Repo, origin: &str, asked: Option<&str>) -> Result<Base> {
     let head_of = async |branch: &str| {
         let name = format!("refs/heads/{branch}");
         match refs.origin.iter().find(|(_, known)| *known == name) {
@@ -329,7 +330,7 @@ async fn choose_base(mirror: &Mirror, refs: &Refs, repo: &Repo, asked: Option<&s
     {
         return Ok(Base { commit: Some(commit), branch: Some(branch.clone()) });
     }
-    let probe = git::probe(&repo.origin).await?;
+    let probe = git::probe(origin).await?;
     if probe.empty {
         return Ok(Base { commit: None, branch: None });
     }
@@ -342,7 +343,7 @@ async fn choose_base(mirror: &Mirror, refs: &Refs, repo: &Repo, asked: Option<&s
         }
     }
     if let Some(head) = probe.head {
-        mirror.fetch(&repo.origin, Some(&head)).await?;
+        mirror.fetch(origin, Some(&head)).await?;
         return Ok(Base { commit: Some(head), branch: None });
     }
     let branches = probe.branches.iter().take(10).cloned().collect::<Vec<_>>().join(", ");

@@ -17,6 +17,7 @@ mod panics;
 mod retention;
 mod rights;
 mod run_story;
+mod secrets;
 mod stages;
 mod stop;
 mod web;

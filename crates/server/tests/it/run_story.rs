@@ -425,7 +425,8 @@ async fn an_organization_that_switched_rules_and_pull_requests_off_gets_neither(
     commit_file(&scene.work(), "AGENTS.md", "Always run the tests.\n");
     git(&scene.work(), &["push", "-q", "origin", "main"]);
     let repo = scene.repo(&scene.origin()).await;
-    let off = codegen_store::OrgChange { enable_pr_creation: Some(false), enable_rules_detection: Some(false), name: None };
+    let off =
+        codegen_store::OrgChange { enable_pr_creation: Some(false), enable_rules_detection: Some(false), name: None };
     scene.app.store.update_org(repo.org_id, off, 0).await.unwrap();
     let run = scene.queue(Some(&repo), &[shell("echo new > new.txt"), finish("Done.")]).await;
     let run = scene.work_on(&run).await;

@@ -35,6 +35,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "web", include_str!("../../migrations/sqlite/0005_web.sql")),
     (8, "tenants", include_str!("../../migrations/sqlite/0008_tenants.sql")),
     (18, "audit", include_str!("../../migrations/sqlite/0018_audit.sql")),
+    (11, "secrets and rules", include_str!("../../migrations/sqlite/0011_secrets_and_rules.sql")),
 ];
 
 /// The writing connection and what will be announced after its commit.

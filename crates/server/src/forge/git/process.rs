@@ -139,13 +139,17 @@ impl Git {
     /// Gives the password of the origin's address, which is never an argument, for everybody can read those.
     pub fn credentials_of(self, origin: &str) -> Self {
         let Ok(url) = url::Url::parse(origin) else { return self };
-        let Some(password) = url.password().filter(|_| url.scheme().starts_with("http")) else { return self };
+        // A lone user may be a token.
+        if !url.scheme().starts_with("http") || (url.username().is_empty() && url.password().is_none()) {
+            return self;
+        }
         let decode = |s: &str| {
             url::form_urlencoded::parse(format!("x={}", s.replace('+', "%2B")).as_bytes())
                 .map(|(_, v)| v.into_owned())
                 .collect::<String>()
         };
-        let basic = STANDARD.encode(format!("{}:{}", decode(url.username()), decode(password)));
+        let basic =
+            STANDARD.encode(format!("{}:{}", decode(url.username()), decode(url.password().unwrap_or_default())));
         let scope = url.origin().ascii_serialization();
         self.env("GIT_CONFIG_COUNT", "1")
             .env("GIT_CONFIG_KEY_0", format!("http.{scope}/.extraHeader"))
