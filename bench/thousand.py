@@ -7,6 +7,7 @@ none of them.
 - mib_per_run: of the server, the zygote and all supervisors, less the idle server: proportional (shared pages once) and
   resident; `server` is the server alone
 - all_waiting_s: from the first POST until every run has asked the model
+- processes: the server, the zygote and a supervisor a run; after the end the first two are left
 - healthz_ms, list_ms: with all of them waiting, 200 requests each
 - stopped_s: from the first stop until all have ended
 - lost: runs that were taken from their worker meanwhile
@@ -115,7 +116,8 @@ def main():
                 time.sleep(0.1)
             waiting = time.time() - began
             time.sleep(5)
-            full = memory(family(process.pid))
+            everyone = family(process.pid)
+            full = memory(everyone)
             server = memory([process.pid])
             healthz, listing = latency("/healthz"), latency("/v1/organizations/1/agent/runs?limit=50")
             statuses = [call(f"{org}/{id}")["status"] for id in ids]
@@ -130,7 +132,7 @@ def main():
                 "runs": RUNS,
                 "all_waiting_s": round(waiting, 1),
                 "mib_per_run": {"proportional": each(full[1], idle[1]), "resident": each(full[0], idle[0]), "server": each(server[0], idle_server[0])},
-                "processes": len(family(process.pid)),
+                "processes": {"waiting": len(everyone), "after": len(family(process.pid))},
                 "healthz_ms": healthz,
                 "list_ms": listing,
                 "lost": RUNS - statuses.count("ACTIVE") + (asked - RUNS),

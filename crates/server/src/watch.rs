@@ -28,6 +28,9 @@ const RING: usize = 64;
 const PAGE_BYTES: usize = 64 << 10;
 /// Live words wait this long for more of them.
 const GATHER: Duration = Duration::from_millis(20);
+/// Entries that come while the ones before are still on their way to many viewers go out together: each viewer costs about this
+/// much.
+const DELIVERY: Duration = Duration::from_micros(10);
 /// Live words of one run that wait; older ones are dropped.
 const MOST_LIVE: usize = 1024;
 /// Proxies close connections that are silent for longer.
@@ -273,7 +276,7 @@ impl Drop for Viewer {
 
 /// Reads what is new of one run and hands it out, until the last viewer leaves or the server goes down.
 async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut head: i64) {
-    let mut next_live = Instant::now();
+    let (mut next_live, mut next_frame) = (Instant::now(), Instant::now());
     loop {
         let after = head;
         let mut text = String::new();
@@ -301,7 +304,9 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
         text.extend(ended);
         if !text.is_empty() || is_end {
             // No viewer is fine: the last one is just leaving.
-            watch.frames.send(Frame { after, last: head, bytes: text.into(), is_end }).ok();
+            let viewers =
+                watch.frames.send(Frame { after, last: head, bytes: text.into(), is_end }).unwrap_or_default();
+            next_frame = Instant::now() + DELIVERY * u32::try_from(viewers).unwrap_or(u32::MAX);
         }
         if is_over {
             return;
@@ -315,6 +320,10 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
             () = sleep(HEARTBEAT) => {
                 watch.frames.send(Frame { after: head, last: head, bytes: Bytes::from_static(b": still here\n\n"), is_end: false }).ok();
             }
+        }
+        tokio::select! {
+            () = sleep_until(next_frame) => {}
+            () = shutdown.cancelled() => {}
         }
         let only_live = |waiting: &VecDeque<News>| waiting.iter().all(|news| matches!(news, News::Live(_)));
         while Instant::now() < next_live && only_live(&watch.news.lock().unwrap_or_else(PoisonError::into_inner)) {
