@@ -94,7 +94,9 @@ pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
         .mode(0o600)
         .open(path)
         .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
-    let mut writer = connect(path).await?;
+    // Takes effect in a new database: its empty pages can be given back a few at a time. Only here, for saying it to a
+    // database that is there is a write: who only reads would need the writer's turn, and room on the disk.
+    let mut writer = connect(path, options(path).auto_vacuum(SqliteAutoVacuum::Incremental)).await?;
     migrate(path, &mut writer).await?;
     Ok((readers(path), writer))
 }
@@ -102,7 +104,7 @@ pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
 /// Opens a database that another process may have open, without migrating it.
 pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
     must_exist(path)?;
-    let mut writer = connect(path).await?;
+    let mut writer = connect(path, options(path)).await?;
     let known = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
     match version(&mut writer).await? {
         Some(found) if found > known => return Err(Error::NewerDatabase { path: path.to_owned(), found, known }),
@@ -113,8 +115,8 @@ pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
     Ok((readers(path), writer))
 }
 
-async fn connect(path: &Path) -> Result<SqliteConnection> {
-    SqliteConnection::connect_with(&options(path)).await.map_err(|source| {
+async fn connect(path: &Path, options: SqliteConnectOptions) -> Result<SqliteConnection> {
+    SqliteConnection::connect_with(&options).await.map_err(|source| {
         let code = source.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
         // The lowest byte says what happened, the rest where: SQLITE_CORRUPT and SQLITE_NOTADB.
         match code.map(|code| code & 0xff) {
@@ -134,8 +136,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(10))
-        // Takes effect in a new database: its empty pages can be given back a few at a time.
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("cache_size", "-16384")
@@ -294,7 +294,7 @@ async fn group(
 /// Copies the database as it is at one moment into a new file, while others write.
 pub async fn backup(path: &Path, into: &Path) -> Result<()> {
     must_exist(path)?;
-    let mut conn = SqliteConnection::connect_with(&options(path)).await?;
+    let mut conn = connect(path, options(path)).await?;
     let copied = sqlx::query("VACUUM INTO $1").bind(into.to_string_lossy().into_owned()).execute(&mut conn).await;
     // What was asked for is done or not; the connection has nothing left to write.
     conn.close().await.ok();
@@ -357,6 +357,22 @@ pub async fn next_queued(tx: &mut Tx) -> Result<Option<i64>> {
 mod tests {
     use super::*;
     use crate::{NewRun, NewUser, Store};
+
+    #[tokio::test]
+    async fn who_only_reads_needs_no_turn_to_write_and_so_no_room_on_the_disk() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("codegen.db");
+        let (readers, mut writer) = open(&path).await.unwrap();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.unwrap();
+        // Each needs a connection of its own, which is opened now.
+        let mut open_now = Vec::new();
+        for _ in 0..4 {
+            let mut reader = readers.acquire().await.unwrap();
+            let orgs: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM orgs").fetch_one(&mut *reader).await.unwrap();
+            open_now.push((reader, orgs));
+        }
+        sqlx::query("ROLLBACK").execute(&mut writer).await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_full_disk_is_said_so_and_nothing_acknowledged_is_lost() {
