@@ -297,7 +297,8 @@ impl Calls<'_> {
             },
             Some((_, tool)) => tool.call(&call.input, &context).await,
         };
-        (result, began.elapsed())
+        let took = result.as_ref().ok().and_then(|output| output.took);
+        (result, took.unwrap_or_else(|| began.elapsed()))
     }
 }
 

@@ -9,7 +9,7 @@ mod shell;
 mod text;
 mod write;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use codegen_sandbox::Sandbox;
@@ -83,6 +83,8 @@ pub(crate) struct Output {
     pub(crate) exit_code: Option<i32>,
     /// The whole text where `text` is a cut of it.
     pub(crate) full: Option<String>,
+    /// How long it took, where the sandbox knows: a command may have begun under an earlier worker.
+    pub(crate) took: Option<Duration>,
 }
 
 impl Output {

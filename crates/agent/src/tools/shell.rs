@@ -148,5 +148,5 @@ fn told(output: String, exit: Option<Exit>, seconds: f64, context: &Context<'_>)
     } else if text.is_empty() {
         text.push_str("[no output]");
     }
-    Output { text, is_error: code != Some(0), exit_code: code, full }
+    Output { text, is_error: code != Some(0), exit_code: code, full, took: exit.map(|exit| exit.duration) }
 }
