@@ -71,6 +71,26 @@ impl Store {
         .await
     }
 
+    /// Claims a queued run that shall stop and only waits for its work to be carried out, if there is one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn claim_stopped_run(&self, worker_id: &str, now: i64) -> Result<Option<Run>> {
+        let worker_id = worker_id.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let run_id: Option<i64> = sqlx::query_scalar(
+                    "SELECT id FROM runs WHERE phase = 'queued' AND stop_requested = 1 ORDER BY id LIMIT 1",
+                )
+                .fetch_optional(&mut tx.conn)
+                .await?;
+                let Some(run_id) = run_id else { return Ok(None) };
+                take(tx, run_id, &worker_id, now).await
+            })
+        })
+        .await
+    }
+
     /// Claims this run, if it is queued.
     ///
     /// # Errors

@@ -254,7 +254,8 @@ impl Store {
         self.write(move |tx| Box::pin(async move { add_message(tx, org_id, run_id, &text, &images, now).await })).await
     }
 
-    /// Asks a run to stop: a queued one ends at once, a live one by its worker, one that is done stays as it is.
+    /// Asks a run to stop: a queued one ends at once, or by the next worker where an earlier one left a sandbox, a live one
+    /// by its worker, one that is done stays as it is.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -349,14 +350,25 @@ pub async fn queue_again(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Res
     Ok(())
 }
 
-/// Ends a queued run, asks the worker of a live one to end it.
+/// Ends a queued run that has no sandbox of an earlier attempt, asks for a worker to end any other.
 pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
     let phase = phase_of(tx, org_id, run_id).await?;
     audit::record(tx, org_id, Entry::new("run.stopped", "run", run_id, json!(null)), now).await?;
     match phase {
         Phase::Done => {}
         Phase::Queued => {
-            end(tx, run_id, Reason::Cancelled, "Stopped before it began.", None, now).await?;
+            let marked = sqlx::query(
+                "UPDATE runs SET stop_requested = 1, stop_seq = message_seq WHERE id = $1 AND sandbox_id IS NOT NULL",
+            )
+            .bind(run_id)
+            .execute(&mut tx.conn)
+            .await?;
+            if marked.rows_affected() == 0 {
+                end(tx, run_id, Reason::Cancelled, "Stopped before it began.", None, now).await?;
+            } else {
+                // Its sandbox may hold work, which a worker has to carry out.
+                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+            }
         }
         Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing => {
             sqlx::query("UPDATE runs SET stop_requested = 1, stop_seq = message_seq WHERE id = $1")

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use codegen_agent::{Error as AgentError, Limit, Outcome, Task, native};
 use codegen_sandbox::Error as SandboxError;
-use codegen_store::{Org, Phase, Reason, Repo, Run, User, failpoint};
+use codegen_store::{Org, Phase, Reason, Repo, Run, RunUpdate, User, failpoint};
 use secrecy::SecretString;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,16 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
             Ok(Some(mut prepared)) => {
                 let worked = story.work(&mut prepared, &signals).await;
                 if matches!(worked, Ok(Ended::Done)) {
+                    if !prepared.is_carried_out {
+                        let kept = tokio::select! {
+                            kept = finish::keep_late(&story, &prepared) => kept,
+                            () = signals.let_go.cancelled() => Err(anyhow!("codegen was stopped meanwhile")),
+                        };
+                        if let Err(error) = kept {
+                            let error = format!("{error:#}");
+                            tracing::warn!(run.id = story.run.id, error, "keeping the workspace of a stopped run");
+                        }
+                    }
                     failpoint::hit("destroy.before");
                     prepared.destroy(&story).await;
                 }
@@ -193,10 +203,10 @@ impl Story {
                 Err(AgentError::Sandbox(error)) => return Err(error.into()),
             };
             if let Some(keeper) = keeper {
-                keeper.end().await;
+                keeper.end(&self.stop).await;
             }
             self.app.store.set_phase(&self.run.claim(), Phase::Finishing).await?;
-            finish::carry_out(self, prepared, &log, &mut ending).await?;
+            prepared.is_carried_out = finish::carry_out(self, prepared, &log, &mut ending).await?;
             if self.end(&log, &ending).await? {
                 return Ok(Ended::Done);
             }
@@ -235,12 +245,24 @@ impl Story {
 
     /// Ends a run whose preparation was stopped (no reason) or did not work.
     async fn end_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
-        let ending = match why {
+        let mut ending = match why {
             None => {
                 Ending { reason: Reason::Cancelled, text: "Stopped before the agent began.".to_owned(), cause: None }
             }
             Some(error) => Ending::of_error(error)?,
         };
+        // The sandbox is lost, or was lost again: what was kept of it is what there is.
+        if let Some(stat) = finish::keep_diff_of_workspace(&self.app, &self.run).await? {
+            if ending.reason == Reason::Cancelled {
+                ending.text = "Stopped.".to_owned();
+            }
+            finish::add(
+                &mut ending,
+                "Its sandbox is gone; the work is kept as it was after the last turn that was kept.",
+            );
+            let update = RunUpdate { diff_stat: Some(stat), ..RunUpdate::default() };
+            self.app.store.update_run(&self.run.claim(), update).await?;
+        }
         let (app, claim, let_go) = (self.app.clone(), self.run.claim(), self.let_go.clone());
         let (log, _) = RunLog::open(app, claim, self.run.org_id, let_go, Turns::unwatched()).await?;
         let note = json!({ "text": ending.text, "is_error": true, "reason": ending.reason.as_str() });

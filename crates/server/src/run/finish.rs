@@ -1,8 +1,10 @@
 //! After the agent: commit, take the commits out, keep a patch, push, open the pull request. What does not work becomes a sentence
 //! in the result; the work itself is kept in every case.
 
-use anyhow::Result;
-use codegen_store::{NewPullRequest, Reason, RunUpdate, failpoint};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use codegen_store::{NewPullRequest, Phase, Reason, Run, RunUpdate, failpoint};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
@@ -10,20 +12,81 @@ use super::{
     execute::{Ending, Story, is_full, is_gone},
     log::RunLog,
     prepare::{Git, Prepared},
+    workspace::{self, MOST_TIME},
 };
-use crate::forge::{
-    self, PullRequestSpec,
-    git::{self, Kept},
+use crate::{
+    App,
+    forge::{
+        self, PullRequestSpec,
+        git::{self, Kept, Mirror},
+    },
 };
 
 /// The blob that holds the run's whole change.
 const DIFF: &str = "diff";
 
-/// Carries the work of a run out of its sandbox. Sentences on what did not work are added to the ending.
+/// Time to commit the work of a run that someone stops, of the 2 s that a stop may take.
+const STOPPING: Duration = Duration::from_millis(1200);
+/// Bytes of commits that a run may have made, compressed.
+const MOST_BYTES: u64 = 8 << 30;
+
+/// Carries the work of a run out of its sandbox, but does not hold a stop up. Sentences on what did not work are added to
+/// the ending. False where there was not enough time; [`keep_late`] is for that.
 ///
 /// # Errors
 /// When the run's state cannot be recorded.
-pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunLog, ending: &mut Ending) -> Result<()> {
+pub(super) async fn carry_out(
+    story: &Story,
+    prepared: &mut Prepared,
+    log: &RunLog,
+    ending: &mut Ending,
+) -> Result<bool> {
+    let time_is_up = async {
+        story.stop.cancelled().await;
+        tokio::time::sleep(STOPPING).await;
+    };
+    tokio::select! {
+        biased;
+        done = carry_all_out(story, prepared, log, ending) => return done.map(|()| true),
+        () = time_is_up => {}
+    }
+    ending.reason = Reason::Cancelled;
+    add(
+        ending,
+        "The workspace is too large to be committed in the time that a stop has. It is kept in the background for up to a \
+         minute; until then, and where that does not work, the work is kept as it was after the last turn that was kept.",
+    );
+    Ok(false)
+}
+
+/// Keeps the workspace of a run that was stopped, after its end. A run that someone goes on with meanwhile is left alone.
+pub(super) async fn keep_late(story: &Story, prepared: &Prepared) -> Result<()> {
+    let (app, run) = (&story.app, &story.run);
+    let Some(git) = &prepared.git else { return Ok(()) };
+    let keeping = async {
+        if let Some((commit, _)) = git.checkout.keep(&*prepared.sandbox, None, MOST_TIME).await? {
+            let known = git.mirror.kept(Kept::Workspace(run.id)).await?;
+            let most = workspace::MOST_BYTES;
+            let pack = git.checkout.pack(prepared.sandbox.clone(), &commit, known.as_deref(), most).await?;
+            let now = app.store.run_by_id(run.id).await?;
+            if now.attempt != run.attempt || now.phase != Phase::Done {
+                return Ok(());
+            }
+            git.mirror.import_pack(Kept::Workspace(run.id), &commit, pack.bytes).await?;
+        }
+        let newest = match git.mirror.kept(Kept::Workspace(run.id)).await? {
+            Some(work) => Some(work),
+            None => git.mirror.kept(Kept::Run(run.id)).await?,
+        };
+        let Some(commit) = newest else { return Ok(()) };
+        let diff = git.mirror.diff(run.base_commit.as_deref(), &commit).await?;
+        app.store.put_blob(run.org_id, run.id, DIFF, &diff).await?;
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(MOST_TIME, keeping).await.context("taking too long")?
+}
+
+async fn carry_all_out(story: &Story, prepared: &mut Prepared, log: &RunLog, ending: &mut Ending) -> Result<()> {
     let summary: String = ending.text.trim().chars().take(2_000).collect();
     let claim = story.run.claim();
     story.app.store.update_run(&claim, RunUpdate { summary: Some(summary), ..RunUpdate::default() }).await?;
@@ -127,6 +190,21 @@ pub(super) async fn carry_out(story: &Story, prepared: &mut Prepared, log: &RunL
     Ok(())
 }
 
+/// Keeps what the workspace showed after the last turn that was kept as the run's diff, for when its sandbox is gone and
+/// nothing can be committed in it. Gives the summary; none where nothing was kept since the last commit.
+pub(crate) async fn keep_diff_of_workspace(app: &App, run: &Run) -> Result<Option<String>> {
+    let Some(repo_id) = run.repo_id else { return Ok(None) };
+    let mirror = Mirror::of(&app.config.data_dir, repo_id);
+    if !mirror.dir().exists() {
+        return Ok(None);
+    }
+    let Some(work) = mirror.kept(Kept::Workspace(run.id)).await? else { return Ok(None) };
+    let base = run.base_commit.as_deref();
+    let diff = mirror.diff(base, &work).await?;
+    app.store.put_blob(run.org_id, run.id, DIFF, &diff).await?;
+    Ok(Some(mirror.diff_stat(base, &work).await?))
+}
+
 /// Commits inside and brings the commit into the mirror. None when the repository was empty and still is.
 async fn take_out(
     story: &Story,
@@ -147,8 +225,8 @@ async fn take_out(
         git.mirror.keep(kept, &commit).await?;
     } else {
         let known = git.mirror.kept(Kept::Workspace(story.run.id)).await?;
-        let pack = git.checkout.pack(sandbox, &commit, known.as_deref()).await?;
-        git.mirror.import_pack(kept, &commit, pack).await?;
+        let pack = git.checkout.pack(sandbox, &commit, known.as_deref(), MOST_BYTES).await?;
+        git.mirror.import_pack(kept, &commit, pack.bytes).await?;
     }
     Ok(Some(commit))
 }
@@ -282,7 +360,7 @@ fn message(story: &Story, ending: &Ending) -> String {
     format!("{}\n\n{}\n\nRequested-by: {}\n", title(&story.run.prompt).replace('\0', ""), body, requester(story))
 }
 
-fn add(ending: &mut Ending, sentence: &str) {
+pub(super) fn add(ending: &mut Ending, sentence: &str) {
     let text = ending.text.trim_end();
     ending.text = if text.is_empty() { sentence.to_owned() } else { format!("{text}\n\n{sentence}") };
 }

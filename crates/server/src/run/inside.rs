@@ -1,9 +1,16 @@
 //! What is done inside a sandbox on a run's behalf, over exec alone: checking out, committing, packing, a patch of last resort.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
-use codegen_sandbox::{Completed, Event, Exec, Sandbox, User};
+use codegen_sandbox::{Completed, EndedBy, Event, Exec, Sandbox, User};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 
 use crate::forge::git::{AGENT_EMAIL, AGENT_NAME};
@@ -95,6 +102,19 @@ pub struct Committed {
     /// A sentence on what is in the workspace and not in the commit.
     pub left_out: Option<String>,
 }
+
+/// Commits on their way out of a sandbox.
+pub struct Pack<R> {
+    /// The pack.
+    pub bytes: R,
+    /// Set once it is known to be larger than what is taken.
+    pub is_cut: Arc<AtomicBool>,
+}
+
+/// A command inside was ended because it took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("it took longer than its limit")]
+pub struct TookTooLong;
 
 /// What to check out.
 #[derive(Debug, Clone)]
@@ -196,8 +216,14 @@ impl Checkout {
     ///
     /// # Errors
     /// When a command fails inside; the text has what it said.
-    pub async fn keep(&self, sandbox: &dyn Sandbox, last: Option<&str>) -> Result<Option<(String, String)>> {
+    pub async fn keep(
+        &self,
+        sandbox: &dyn Sandbox,
+        last: Option<&str>,
+        limit: Duration,
+    ) -> Result<Option<(String, String)>> {
         let mut exec = self.exec(sandbox, KEEP, vec![]);
+        exec.timeout = Some(limit);
         exec.env.insert("LAST".to_owned(), last.unwrap_or_default().to_owned());
         let done = succeed(sandbox, exec).await.context("keeping the workspace")?;
         let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
@@ -206,7 +232,7 @@ impl Checkout {
     }
 
     /// Starts packing what `commit` has beyond the base and what else is `known` outside; reading to the end shows whether it is
-    /// whole, for a pack ends with a checksum.
+    /// whole, for a pack ends with a checksum. One of more than `most` bytes is cut off.
     ///
     /// # Errors
     /// When the command cannot be started.
@@ -215,16 +241,19 @@ impl Checkout {
         sandbox: Arc<dyn Sandbox>,
         commit: &str,
         known: Option<&str>,
-    ) -> Result<impl AsyncRead + Send + use<>> {
+        most: u64,
+    ) -> Result<Pack<impl AsyncRead + Send + use<>>> {
         let not: String = self.base.as_deref().into_iter().chain(known).map(|known| format!("^{known}\n")).collect();
         let mut exec = self.exec(
             &*sandbox,
             "exec git pack-objects --revs --thin --stdout -q",
             format!("{commit}\n{not}").into_bytes(),
         );
-        exec.output_cap = Some(8 << 30);
+        exec.output_cap = Some(most);
         let mut running = sandbox.start(exec).await.context("packing the run's commits")?;
-        let (mut writer, reader) = tokio::io::duplex(256 << 10);
+        let (mut writer, bytes) = tokio::io::duplex(256 << 10);
+        let is_cut = Arc::<AtomicBool>::default();
+        let told = is_cut.clone();
         tokio::spawn(async move {
             while let Some(event) = running.events.recv().await {
                 match event {
@@ -238,11 +267,14 @@ impl Checkout {
                     Event::Output { bytes, .. } => {
                         tracing::debug!(said = %String::from_utf8_lossy(&bytes), "packing the run's commits")
                     }
-                    Event::Exited(_) => return,
+                    Event::Exited(exit) => {
+                        told.store(exit.dropped_bytes > 0, Ordering::Relaxed);
+                        return;
+                    }
                 }
             }
         });
-        Ok(reader)
+        Ok(Pack { bytes, is_cut })
     }
 
     /// The work as a patch made inside, for when its commits cannot leave otherwise.
@@ -299,6 +331,9 @@ fn checked(commit: &str) -> Result<String> {
 /// Runs a command and requires exit code 0.
 async fn succeed(sandbox: &dyn Sandbox, exec: Exec) -> Result<Completed> {
     let done = sandbox.start(exec).await?.complete().await?;
+    if done.exit.ended_by == Some(EndedBy::Timeout) {
+        return Err(TookTooLong.into());
+    }
     if done.exit.code != 0 {
         let said = String::from_utf8_lossy(&done.stderr);
         bail!("exit code {}: {}", done.exit.code, said.trim().chars().take(1000).collect::<String>());

@@ -12,4 +12,5 @@ mod stage;
 mod workspace;
 
 pub use execute::{Ended, Signals, execute, is_full};
+pub(crate) use finish::keep_diff_of_workspace;
 pub use prepare::run_of_sandbox;

@@ -45,6 +45,8 @@ pub(super) struct Prepared {
     pub rules: String,
     /// False when the sandbox is new.
     pub same_sandbox: bool,
+    /// False when there was no time to carry the work out.
+    pub is_carried_out: bool,
 }
 
 /// The git side of a run with a repository.
@@ -170,10 +172,6 @@ async fn again_or_new(
     let mut setup_failed = None;
     let mut rules = Rules::default();
     if is_new {
-        // The one with the work is lost, and what it left elsewhere is kept without this one.
-        if story.stop.is_cancelled() {
-            return Err(Stopped.into());
-        }
         if !sandbox.isolation().isolated() {
             log.notice(UNISOLATED).await?;
         }
@@ -221,7 +219,7 @@ async fn again_or_new(
     tokio::try_join!(log.settled(), recorded, app.store.set_phase(&claim, Phase::Running))?;
 
     let rules = format!("{}\n{}", context(story, git.as_ref(), setup_failed.as_deref()), rules.text);
-    Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules, same_sandbox: !is_new })
+    Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules, same_sandbox: !is_new, is_carried_out: true })
 }
 
 async fn repository_rules(story: &Story, git: &Git) -> Result<Rules> {
@@ -262,7 +260,8 @@ async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -
         // A run that goes on does not need its origin for that.
         let known = match &run.base_commit {
             Some(base) => mirror.has(base).await?,
-            None => false,
+            // Its repository was empty when its sandbox was made.
+            None => run.sandbox_id.is_some(),
         };
         if !known {
             return Err(error);
@@ -272,7 +271,7 @@ async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -
     let refs = mirror.refs(run.id).await?;
     let mut base = Base { commit: run.base_commit.clone(), branch: run.base_branch.clone() };
     let mut update = RunUpdate::default();
-    if run.base_commit.is_none() && refs.last.is_none() && refs.workspace.is_none() {
+    if run.base_commit.is_none() && run.sandbox_id.is_none() && refs.last.is_none() && refs.workspace.is_none() {
         base = choose_base(mirror, &refs, repo, story.origin.expose_secret(), run.base_branch.as_deref()).await?;
         (update.base_commit, update.base_branch) = (base.commit.clone(), base.branch.clone());
     }
@@ -369,6 +368,10 @@ async fn open_sandbox(
             }
             Err(error) => return Err(error).context("finding the run's sandbox again"),
         }
+    }
+    // The one with the work is lost, and what was kept of it is kept without another one.
+    if story.stop.is_cancelled() {
+        return Err(Stopped.into());
     }
     let id = sandbox_id(app, &story.run);
     let gate = Gate::open(story, &id)?;

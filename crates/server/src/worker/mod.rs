@@ -55,8 +55,14 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     tokio::pin!(keeping);
     while !app.shutdown.is_cancelled() {
         while tasks.try_join_next().is_some() {}
-        while tasks.len() < slots && app.lease.check(&app.store, app.now()).await.is_ok() {
-            match app.store.claim_run(worker_id, app.now()).await {
+        while app.lease.check(&app.store, app.now()).await.is_ok() {
+            let claimed = if tasks.len() < slots {
+                app.store.claim_run(worker_id, app.now()).await
+            } else {
+                // A stop is done soon, also while every slot is taken.
+                app.store.claim_stopped_run(worker_id, app.now()).await
+            };
+            match claimed {
                 Ok(Some(run)) => {
                     info!(run.id, org.id = run.org_id, attempt = run.attempt, "run {} claimed", run.id);
                     let (app, let_go) = (app.clone(), let_go.clone());

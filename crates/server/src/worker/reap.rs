@@ -12,7 +12,14 @@ use codegen_sandbox::Engine;
 use codegen_store::{Error as StoreError, Phase, Store};
 use tracing::{info, warn};
 
-use crate::{App, config::Keep, disk, forge::git::Mirror, run::run_of_sandbox, worker::retention::millis};
+use crate::{
+    App,
+    config::Keep,
+    disk,
+    forge::git::Mirror,
+    run::{keep_diff_of_workspace, run_of_sandbox},
+    worker::retention::millis,
+};
 
 /// Between two times of looking.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -41,6 +48,11 @@ async fn requeue_orphans(app: &App) -> Result<()> {
         .context("requeueing runs of workers that are gone")?;
     for run in &orphans {
         info!(run.id, phase = run.phase.as_str(), crashes = run.crashes, "run {} lost its worker", run.id);
+        if run.phase == Phase::Done
+            && let Err(error) = keep_diff_of_workspace(app, run).await
+        {
+            warn!(run.id, error = format!("{error:#}"), "keeping the work of a run that was given up");
+        }
     }
     Ok(())
 }

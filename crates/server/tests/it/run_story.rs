@@ -53,11 +53,11 @@ pub fn mending() -> Vec<Value> {
     ]
 }
 
-async fn open(dir: &Path) -> Arc<App> {
+pub async fn open(dir: &Path) -> Arc<App> {
     open_with(dir, engine(&dir.join("data")), |_| {}).await
 }
 
-async fn open_with(dir: &Path, engine: Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Arc<App> {
+pub async fn open_with(dir: &Path, engine: Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Arc<App> {
     let mut config = Config::defaults(&dir.join("data"));
     config.max_concurrent_runs = 2;
     configure(&mut config);
@@ -138,7 +138,7 @@ impl Scene {
     }
 
     /// Returns when the run's kept workspace has a file.
-    async fn until_kept(&self, run: &Run, file: &str) {
+    pub async fn until_kept(&self, run: &Run, file: &str) {
         let mirror = Mirror::of(&self.app.config.data_dir, run.repo_id.unwrap());
         let kept = async {
             loop {
@@ -153,7 +153,7 @@ impl Scene {
         tokio::time::timeout(std::time::Duration::from_secs(30), kept).await.expect("the turn is kept");
     }
 
-    async fn lose_sandboxes(&self) {
+    pub async fn lose_sandboxes(&self) {
         for id in self.app.engine.inventory().await.unwrap() {
             self.app.engine.destroy(&id).await.unwrap();
         }
@@ -485,6 +485,8 @@ async fn a_run_goes_on_from_its_last_step_after_its_process_died() {
         "the command under way went on, and nothing was done twice"
     );
     assert_eq!(done.attempt, 2);
+    let took = scene.entries(&done, "call_finished").await[1]["duration_ms"].as_u64().unwrap();
+    assert!(took >= 1000, "as long as the command ran, not as long as it was followed since: {took} ms");
     let notices = scene.entries(&done, "notice").await;
     assert_eq!(notices.len(), 1, "one line says so: {notices:?}");
 }

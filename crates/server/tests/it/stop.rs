@@ -11,9 +11,10 @@ use codegen_store::{NewRepo, NewRun, Phase, Reason, Repo, Run};
 use serde_json::json;
 
 use crate::{
+    engine::engine,
     fake_model::{Answer, FakeModel},
     git_host::git_raw,
-    run_story::{Scene, finish, result, shell},
+    run_story::{Scene, finish, open_with, result, shell},
 };
 
 /// From the request to the end.
@@ -177,4 +178,91 @@ async fn a_run_stops_while_it_pushes_to_a_remote_that_hangs() {
     let run = scene.work_on(&run).await;
     assert_eq!(run.reason, Some(Reason::Complete), "{}", result(&run));
     assert!(git_raw(&scene.origin(), &["rev-parse", "--verify", "-q", &branch]).status.success());
+}
+
+/// Works on runs until they are in their second command, then ends the process that did as a crash does.
+async fn crashed(scene: &mut Scene, runs: &[&Run], slots: usize) {
+    let serving = tokio::spawn(worker::run(scene.app.clone()));
+    for run in runs {
+        scene.until(run, async |run| scene.entries(run, "call_started").await.len() == 2).await;
+        scene.until_kept(run, "kept.txt").await;
+    }
+    serving.abort();
+    serving.await.unwrap_err();
+    scene.app.store.close().await;
+    let engine = engine(&scene.dir.path().join("data"));
+    scene.app = open_with(scene.dir.path(), engine, |config| config.max_concurrent_runs = slots).await;
+}
+
+#[tokio::test]
+async fn a_run_that_waits_to_go_on_after_a_crash_stops_soon_and_keeps_its_work_though_every_slot_is_taken() {
+    let mut scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let busy = scene.queue(Some(&repo), &[shell("touch kept.txt"), shell("sleep 600"), finish("Never.")]).await;
+    let run = scene.queue(Some(&repo), &[shell("echo kept > kept.txt"), shell("sleep 600"), finish("Never.")]).await;
+    crashed(&mut scene, &[&busy, &run], 1).await;
+    let serving = tokio::spawn(worker::run(scene.app.clone()));
+    scene.until(&busy, async |busy| busy.phase == Phase::Running).await;
+    assert_eq!(scene.app.store.run_by_id(run.id).await.unwrap().phase, Phase::Queued, "its slot is taken");
+    let asked = Instant::now();
+    scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
+    scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
+    scene.until(&run, async |run| run.phase == Phase::Done).await;
+    let took = asked.elapsed();
+    let run = scene.app.store.run_by_id(run.id).await.unwrap();
+    assert_eq!(run.reason, Some(Reason::Cancelled), "{} {:?}", result(&run), run.error_cause);
+    assert!(took < SOON, "the stop took {took:?}");
+    assert!(scene.diff(&run).await.contains("+kept") && run.branch.is_some());
+    assert_eq!(scene.app.store.run_by_id(busy.id).await.unwrap().phase, Phase::Running, "the other one goes on");
+    scene.app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_run_whose_sandbox_is_lost_when_it_is_stopped_says_what_is_kept() {
+    let mut scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &[shell("echo kept > kept.txt"), shell("sleep 600"), finish("Never.")]).await;
+    crashed(&mut scene, &[&run], 2).await;
+    scene.lose_sandboxes().await;
+    scene.app.store.requeue_orphans("another", scene.app.now()).await.unwrap();
+    let asked = scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
+    assert_eq!(asked.phase, Phase::Queued, "a worker looks whether there is work");
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Cancelled), "{} {:?}", result(&run), run.error_cause);
+    assert!(result(&run).starts_with("Stopped.\n\nIts sandbox is gone; the work is kept"), "{}", result(&run));
+    assert!(scene.diff(&run).await.contains("+kept"));
+    // Continued, it has that work.
+    let script = run.model.clone().unwrap();
+    let replies = [shell("true"), shell("true"), shell("cat kept.txt"), finish("Done.")];
+    std::fs::write(script.strip_prefix("scripted:").unwrap(), json!({ "replies": replies }).to_string()).unwrap();
+    scene.app.store.add_message(run.org_id, run.id, "Go on", &[], scene.app.now()).await.unwrap();
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{} {:?}", result(&run), run.error_cause);
+    let calls = scene.entries(&run, "call_finished").await;
+    assert!(calls.iter().any(|call| call["output"] == "kept\n"), "{calls:?}");
+}
+
+/// Adds a file that git takes 4 s to read.
+const SLOW: &str =
+    "echo '*.slow filter=slow' > .gitattributes; git config filter.slow.clean 'sleep 4; cat'; echo kept > a.slow";
+
+#[tokio::test]
+async fn a_workspace_that_takes_long_to_commit_does_not_hold_a_stop_up_and_is_kept_afterwards() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &[shell(SLOW), shell("sleep 600"), finish("Never.")]).await;
+    let begun = async || scene.until(&run, async |run| scene.entries(run, "call_started").await.len() == 2).await;
+    let run = stopped(&scene, &run, begun).await;
+    assert!(result(&run).contains("too large to be committed in the time that a stop has"), "{}", result(&run));
+    assert!(scene.diff(&run).await.contains("+kept"), "what took longer was kept after the end");
+}
+
+#[tokio::test]
+async fn a_stop_while_a_finished_run_is_committed_does_not_wait_for_it() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let run = scene.queue(Some(&repo), &[shell(SLOW), finish("Done.")]).await;
+    let run = stopped(&scene, &run, async || scene.until(&run, async |run| run.phase == Phase::Finishing).await).await;
+    assert!(scene.diff(&run).await.contains("+kept"));
 }
