@@ -3,6 +3,7 @@
 
 mod keep;
 mod mirror;
+mod packs;
 mod process;
 mod push;
 mod worktree;

@@ -184,6 +184,7 @@ impl Worker {
         taken?;
         failpoint::hit("keep.after");
         (self.known, self.last) = (Some(commit), Some(shows));
+        self.mirror.join_packs().await?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Claims queued runs and works on them until told to stop; then lets them go, so that the next start continues them.
 
 mod lease;
+pub mod mirrors;
 pub mod reap;
 pub mod retention;
 

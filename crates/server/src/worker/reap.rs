@@ -182,7 +182,7 @@ pub async fn leftover_paths(store: &Store, data_dir: &Path, kept_ms: i64, now: i
     for (_, mirror) in Mirror::all(data_dir).context("listing mirrors")? {
         for (name, path) in disk::entries(&mirror.objects().join("pack")) {
             let modified = std::fs::metadata(&path).and_then(|meta| meta.modified()).map_or(now, millis);
-            if name.starts_with("tmp_") && now.saturating_sub(modified) > PACK_MS {
+            if (name.starts_with("tmp_") || name.starts_with(".tmp-")) && now.saturating_sub(modified) > PACK_MS {
                 found.push(path);
             }
         }

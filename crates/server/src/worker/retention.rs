@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use codegen_store::{Ended, Store};
 use tracing::{info, warn};
 
+use super::mirrors;
 use crate::{App, config::Keep, disk, forge::git::Mirror};
 
 /// Between two times of looking.
@@ -96,6 +97,7 @@ pub(super) async fn keep(app: &App) {
         let dropped = async {
             let plan = plan(&app.store, &app.config.data_dir, &limits, app.now()).await?;
             let freed = carry_out(&app.store, &app.config.data_dir, plan, app.now()).await?;
+            mirrors::tidy(&app.store, &app.config.data_dir, limits.mirrors_ms, app.now()).await?;
             anyhow::Ok((freed, give_back(&app.store).await?))
         };
         match dropped.await {

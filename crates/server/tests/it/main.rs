@@ -13,6 +13,7 @@ mod github;
 mod github_story;
 mod idempotency;
 mod messages;
+mod packs;
 mod panics;
 mod retention;
 mod rights;
@@ -20,4 +21,5 @@ mod run_story;
 mod secrets;
 mod stages;
 mod stop;
+
 mod web;

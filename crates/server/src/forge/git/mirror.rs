@@ -45,7 +45,7 @@ pub enum Kept {
 }
 
 impl Kept {
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         match self {
             Self::Run(run_id) => format!("refs/codegen/runs/{run_id}"),
             Self::Workspace(run_id) => format!("refs/codegen/workspaces/{run_id}"),
@@ -66,7 +66,7 @@ pub struct Refs {
 
 /// Keeps others, of this process and of others, from changing a mirror's refs at the same time.
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Mirror {
@@ -89,7 +89,17 @@ impl Mirror {
         Git::new(doing).args([std::ffi::OsString::from("--git-dir"), self.dir.clone().into()])
     }
 
+    /// For those who use what is in it.
     pub(super) async fn lock(&self) -> Result<Lock, Error> {
+        let lock = self.lock_to_tidy().await?;
+        // When the mirror was last used, for those who look for what may go.
+        let used = lock.file.set_modified(std::time::SystemTime::now());
+        used.map_err(|e| Error::Io("locking the repository's mirror".to_owned(), e))?;
+        Ok(lock)
+    }
+
+    /// For those who put it in order, which is no use of it.
+    pub(super) async fn lock_to_tidy(&self) -> Result<Lock, Error> {
         let path = self.dir.with_extension("lock");
         let doing = "locking the repository's mirror".to_owned();
         let lock = move || {
@@ -98,9 +108,7 @@ impl Mirror {
             }
             let file = File::options().create(true).append(true).open(&path)?;
             file.lock()?;
-            // When the mirror was last used, for those who look for what may go.
-            file.set_modified(std::time::SystemTime::now())?;
-            Ok(Lock { _file: file })
+            Ok(Lock { file })
         };
         match tokio::task::spawn_blocking(lock).await {
             Ok(locked) => locked.map_err(|e| Error::Io(doing, e)),
