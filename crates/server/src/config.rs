@@ -61,6 +61,21 @@ impl Default for Keep {
     }
 }
 
+/// A run whose trace has as much ends.
+#[derive(Debug, Clone, Copy)]
+pub struct TraceLimits {
+    /// Entries.
+    pub entries: i64,
+    /// Bytes of their bodies; full outputs and images that are kept apart do not count.
+    pub bytes: u64,
+}
+
+impl Default for TraceLimits {
+    fn default() -> Self {
+        Self { entries: 100_000, bytes: 256 << 20 }
+    }
+}
+
 /// All settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -106,6 +121,8 @@ pub struct Config {
     pub max_cost: f64,
     /// Seconds of a run.
     pub max_time_s: u64,
+    /// The largest trace of a run; no setting.
+    pub trace: TraceLimits,
     /// What is kept, and for how long.
     pub keep: Keep,
     /// Keys and addresses of models.
@@ -185,6 +202,7 @@ impl Config {
             max_tokens: budget.max_tokens,
             max_cost: budget.max_cost,
             max_time_s: budget.max_time.as_secs(),
+            trace: TraceLimits::default(),
             keep: Keep::default(),
             models: Keys::default(),
             origins: BTreeMap::new(),

@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     finish,
-    log::{LetGo, RunLog},
+    log::{LetGo, RunLog, TraceFull},
     prepare::{self, Prepared},
     workspace::{Keeper, Turns},
 };
-use crate::{App, engine::WAY_OUT, secrets::Unreadable};
+use crate::{App, config::TraceLimits, disk, engine::WAY_OUT, secrets::Unreadable};
 
 /// Time that an agent has to reach its next entry when the worker lets it go.
 const LET_GO_GRACE: Duration = Duration::from_secs(5);
@@ -185,13 +185,19 @@ impl Story {
                 env: prepared.env.clone(),
                 same_sandbox: prepared.same_sandbox,
             };
+            let is_full = log.is_full();
             let outcome = tokio::select! {
+                biased;
+                () = std::future::ready(()), if is_full => Err(AgentError::Log(Box::new(TraceFull))),
                 outcome = agent(task, prepared.sandbox.clone(), &mut log, signals.stop.clone()) => outcome,
                 () = after(&signals.let_go, LET_GO_GRACE) => return Ok(Ended::LetGo),
             };
             let mut ending = match outcome {
                 Ok(outcome) => Ending::from(outcome),
                 Err(AgentError::Log(error)) if error.is::<LetGo>() => return Ok(Ended::LetGo),
+                Err(AgentError::Log(error)) if error.is::<TraceFull>() => {
+                    Ending { reason: Reason::MaxIterations, text: full_trace(self.app.config.trace), cause: None }
+                }
                 Err(AgentError::Log(error)) => {
                     // As its own type, for the worker tells a full disk and a lost claim from the rest.
                     let error = match error.downcast::<codegen_store::Error>() {
@@ -334,6 +340,14 @@ impl From<Outcome> for Ending {
         };
         Self { reason, text, cause: None }
     }
+}
+
+fn full_trace(most: TraceLimits) -> String {
+    format!(
+        "The trace of this run is full ({} entries or {}); give what is left to a new run.",
+        most.entries,
+        disk::human(most.bytes)
+    )
 }
 
 /// A sentence as people read it: a capital first and a full stop.

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::workspace::Turns;
-use crate::App;
+use crate::{App, config::TraceLimits};
 
 /// The entry that says which follow-ups the agent has read.
 const READ: &str = "messages_read";
@@ -28,6 +28,7 @@ pub struct RunLog {
     /// Seqs of follow-ups that the trace does not yet say were read.
     unread: Vec<i64>,
     spent: Spent,
+    size: Size,
     let_go: CancellationToken,
     turns: Turns,
     /// The newest entry that nobody has waited for yet; it waits for the one before.
@@ -53,6 +54,27 @@ struct Read {
 #[derive(Debug, thiserror::Error)]
 #[error("the worker is shutting down")]
 pub struct LetGo;
+
+/// How large the trace is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    entries: i64,
+    /// Of the entries up to the newest that the agent has seen.
+    seen_bytes: u64,
+    /// Of those that it has written since.
+    new_bytes: u64,
+}
+
+impl Size {
+    fn is_full(self, most: TraceLimits) -> bool {
+        self.entries >= most.entries || self.seen_bytes + self.new_bytes >= most.bytes
+    }
+}
+
+/// The trace has as much as it may have; the entry before this was still written.
+#[derive(Debug, thiserror::Error)]
+#[error("the trace is full")]
+pub struct TraceFull;
 
 impl Spent {
     fn add(&mut self, entry: &Entry) {
@@ -80,7 +102,8 @@ impl RunLog {
     ) -> anyhow::Result<(Self, Vec<Entry>)> {
         let (spent, unread) = (Spent::default(), Vec::new());
         let on_its_way = Mutex::default();
-        let mut log = Self { app, claim, org_id, seen_seq: 0, unread, spent, let_go, turns, on_its_way };
+        let mut log =
+            Self { app, claim, org_id, seen_seq: 0, unread, spent, size: Size::default(), let_go, turns, on_its_way };
         let mut history = Vec::new();
         // A message is part of the conversation from where it was read, not from where it came in: the model has not
         // seen one that came in while it was answering, and its answer must not be taken for one to that.
@@ -110,6 +133,11 @@ impl RunLog {
     /// The newest entry that the agent has seen.
     pub fn seen_seq(&self) -> i64 {
         self.seen_seq
+    }
+
+    /// Whether the trace takes no more of the agent.
+    pub fn is_full(&self) -> bool {
+        self.size.is_full(self.app.config.trace)
     }
 
     /// Appends an entry that is not the agent's: a branch, a pull request, the result.
@@ -166,6 +194,8 @@ impl RunLog {
             seen = rows.last().map_or(seen, |row| row.seq);
             all.extend(rows);
             if complete {
+                let bytes: u64 = all.iter().map(|row| row.body.len() as u64).sum();
+                self.size = Size { entries: seen, seen_bytes: self.size.seen_bytes + bytes, new_bytes: 0 };
                 self.seen_seq = seen;
                 return Ok(all);
             }
@@ -206,6 +236,7 @@ impl Log for RunLog {
         }
         let kind = body["kind"].as_str().unwrap_or_default().to_owned();
         let body = body.to_string();
+        self.size.new_bytes += body.len() as u64;
         failpoint::hit("append.before");
         let append = self.app.store.append_log(&self.claim, &kind, &body, contract, self.app.now());
         if matches!(entry, Entry::Reply(_)) {
@@ -219,16 +250,28 @@ impl Log for RunLog {
                 ..RunUpdate::default()
             };
             // Side by side, so that both share one commit.
-            tokio::try_join!(append, self.app.store.update_run(&self.claim, update))?;
+            self.size.entries = tokio::try_join!(append, self.app.store.update_run(&self.claim, update))?.0;
         } else {
-            append.await?;
+            self.size.entries = append.await?;
         }
         failpoint::hit("append.after");
         if matches!(entry, Entry::CallFinished { .. }) {
             self.turns.ended();
         }
         self.app.watches.grown(self.claim.run_id);
-        if self.let_go.is_cancelled() { Err(Box::new(LetGo)) } else { Ok(()) }
+        // What is done is still said to be: only what would lead to more is too much.
+        let leads_on = match entry {
+            Entry::Reply(reply) => !reply.calls.is_empty(),
+            Entry::CallStarted { .. } => true,
+            Entry::CallFinished { .. } | Entry::UserMessage { .. } | Entry::Notice { .. } => false,
+        };
+        if self.let_go.is_cancelled() {
+            Err(Box::new(LetGo))
+        } else if leads_on && self.is_full() {
+            Err(Box::new(TraceFull))
+        } else {
+            Ok(())
+        }
     }
 
     fn delta(&mut self, delta: Delta) {

@@ -21,5 +21,5 @@ mod run_story;
 mod secrets;
 mod stages;
 mod stop;
-
+mod trace_limit;
 mod web;
