@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     client::Client,
-    out::say,
+    out::{fitted, say},
     render::{Renderer, plain_text},
 };
 
@@ -68,8 +68,8 @@ pub struct ListArgs {
     /// Most runs to list
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
     limit: u32,
-    /// Only those that are so: ACTIVE, COMPLETE, ERROR, FAILED, CANCELLED, ...
-    #[arg(long, value_parser = str_upper)]
+    /// Only those that are so
+    #[arg(long, ignore_case = true, value_parser = STATUSES)]
     status: Option<String>,
     /// Only those from here: API, SLACK, GITHUB, LINEAR, LOCAL, ...
     #[arg(long, value_parser = str_upper)]
@@ -81,6 +81,19 @@ pub struct ListArgs {
     #[arg(long)]
     mine: bool,
 }
+
+/// What a run can be.
+const STATUSES: [&str; 9] = [
+    "ACTIVE",
+    "PAUSED",
+    "COMPLETE",
+    "ERROR",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "MAX_ITERATIONS_REACHED",
+    "OUT_OF_TOKENS",
+];
 
 fn str_upper(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.to_ascii_uppercase())
@@ -188,7 +201,8 @@ async fn shown(client: &Client, run: &Value, seen: Option<String>, follow: bool,
 }
 
 /// Lists the newest runs.
-pub async fn list(args: ListArgs) -> Result<()> {
+pub async fn list(mut args: ListArgs) -> Result<()> {
+    args.status = args.status.map(|status| status.to_ascii_uppercase());
     let client = Client::from_login()?;
     let mut query = String::new();
     let user_id = if args.mine { client.get("/v1/users/me").await?["id"].as_i64() } else { args.user_id };
@@ -228,7 +242,8 @@ pub async fn list(args: ListArgs) -> Result<()> {
     for run in &runs {
         let field = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
         let words = if run["summary"].is_string() { field("summary") } else { field("result") };
-        let words: String = plain_text(&words).lines().next().unwrap_or_default().chars().take(60).collect();
+        let words = plain_text(&words);
+        let words = fitted(words.lines().next().unwrap_or_default(), 60);
         say!("{:>6}  {:<10} {:<26} {words}", run["id"].to_string(), field("status"), field("created_at"));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use codegen_server::{
     config::Config,
-    disk::{State, human},
+    disk::{State, Usage, human},
     prune,
 };
 
@@ -18,15 +18,34 @@ pub struct Args {
     place: crate::DataDir,
 }
 
+/// The server's, with what is beside it.
+#[derive(serde::Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    main: Option<&'a Usage>,
+    beside: &'a [Usage],
+}
+
 /// Looks, with a server up or not.
 pub async fn df(args: Args) -> Result<()> {
+    crate::log_to_stderr("warn");
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
-    let usage = prune::df(&config).await?;
+    let (main, beside) = prune::df(&config).await?;
     if args.json {
-        say!("{}", serde_json::to_string_pretty(&usage)?);
+        say!("{}", serde_json::to_string_pretty(&Found { main: main.as_ref(), beside: &beside })?);
         return Ok(());
     }
-    say!("{}{}", usage.data_dir.display(), if usage.in_use { " (a codegen is using it)" } else { "" });
+    if let Some(main) = &main {
+        show(main, "");
+    }
+    for usage in &beside {
+        show(usage, ", of `codegen run`");
+    }
+    Ok(())
+}
+
+fn show(usage: &Usage, whose: &str) {
+    say!("{}{whose}{}", usage.data_dir.display(), if usage.in_use { " (a codegen is using it)" } else { "" });
     for item in &usage.items {
         let state = match item.state {
             State::Live => "live",
@@ -44,5 +63,4 @@ pub async fn df(args: Args) -> Result<()> {
         human(usage.prunable_bytes),
         human(usage.free_bytes)
     );
-    Ok(())
 }

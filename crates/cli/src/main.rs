@@ -118,6 +118,30 @@ fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Logs to standard error, as much as `CODEGEN_LOG` asks for where it is set and understood.
+fn log_to_stderr(usual: &str) {
+    let asked = std::env::var("CODEGEN_LOG").ok().filter(|asked| !asked.trim().is_empty());
+    // Read by hand, for the builder leaves out what it does not understand without a word.
+    let parsed = asked.as_deref().map(tracing_subscriber::EnvFilter::try_new);
+    let (filter, refused) = match parsed {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (usual.into(), Some(error)),
+        None => (usual.into(), None),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    if let Some(error) = refused {
+        eprintln!(
+            "codegen: CODEGEN_LOG={} is not understood ({error}) and left out; write a level such as `info`, or \
+             `debug,sqlx=warn`",
+            asked.unwrap_or_default()
+        );
+    }
+}
+
 /// An error with its causes; one whose words its parent has said already is left out.
 fn in_words(error: &anyhow::Error) -> String {
     let mut words = error.to_string();

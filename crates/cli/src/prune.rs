@@ -7,7 +7,7 @@ use codegen_server::{
     Zygote,
     config::Config,
     disk::human,
-    prune::{self, Gone, Wanted},
+    prune::{self, Beside, Gone, Pruned, Wanted},
 };
 
 use crate::out::say;
@@ -42,11 +42,7 @@ pub struct Args {
 
 /// Prunes, beside a server that is up or alone.
 pub async fn prune(args: Args, zygote: Zygote) -> Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG").unwrap_or_else(|_| "warn".into()))
-        .with_ansi(crate::colours(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
+    crate::log_to_stderr("warn");
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     let all = args.all || !(args.outputs || args.traces || args.mirrors);
     let wanted = Wanted {
@@ -64,7 +60,16 @@ pub async fn prune(args: Args, zygote: Zygote) -> Result<ExitCode> {
         say!("{}", serde_json::to_string_pretty(&pruned)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let verb = if args.dry_run { "would go" } else { "went" };
+    show(&pruned, args.dry_run);
+    for Beside { data_dir, of } in &pruned.beside {
+        say!("{}, of `codegen run`:", data_dir.display());
+        show(of, args.dry_run);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(pruned: &Pruned, dry_run: bool) {
+    let verb = if dry_run { "would go" } else { "went" };
     let tell = |kind: &str, gone: &[Gone]| {
         for Gone { id, bytes, why } in gone {
             say!("{kind} {id}: {} {verb}, because {why}", human(*bytes));
@@ -74,14 +79,13 @@ pub async fn prune(args: Args, zygote: Zygote) -> Result<ExitCode> {
     tell("trace of run", &pruned.traces);
     tell("mirror of repository", &pruned.mirrors);
     let [before, after] = pruned.database_bytes;
-    if !args.dry_run {
+    if !dry_run {
         say!("the database took {} and takes {}", human(before), human(after));
     }
     pruned.notes.iter().for_each(|note| say!("{note}"));
     if pruned.outputs.is_empty() && pruned.traces.is_empty() && pruned.mirrors.is_empty() {
         say!("nothing is old enough or too much");
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn age_ms(text: &str) -> Result<i64, String> {

@@ -4,6 +4,8 @@ use std::io::{IsTerminal as _, Write};
 
 use serde_json::Value;
 
+use crate::out::fitted;
+
 /// Most lines of a command's output that are shown; the trace keeps all.
 const OUTPUT_LINES: usize = 16;
 /// Most columns of a line that is written over.
@@ -188,7 +190,7 @@ impl Renderer {
     /// Writes a line that the next one takes the place of.
     fn pass(&mut self, out: &mut impl Write, line: &str) -> std::io::Result<()> {
         self.clear(out)?;
-        let line: String = line.chars().take(self.width).collect();
+        let line = fitted(line, self.width);
         self.state.is_passing = true;
         write!(out, "{}", self.paint("2", &line))
     }
@@ -295,6 +297,8 @@ mod tests {
         assert!(shown(true, &[output, finished]).starts_with(&format!("  20\r\x1b[2K{end}")));
         let long = ("output", json!({ "text": "x".repeat(100) }));
         assert_eq!(shown(true, &[long]), format!("  {}", "x".repeat(18)), "one line of the terminal");
+        let wide = ("output", json!({ "text": "測".repeat(100) }));
+        assert_eq!(shown(true, &[wide]), format!("  {}", "測".repeat(9)), "characters that take two columns");
     }
 
     #[test]

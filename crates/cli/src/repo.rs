@@ -3,7 +3,11 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::{client::Client, out::say};
+use crate::{
+    client::Client,
+    out::{padded, say},
+    render::plain_text,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -52,7 +56,12 @@ pub async fn repo(args: Args) -> Result<()> {
             }
             for repo in page["items"].as_array().into_iter().flatten() {
                 let field = |key: &str| repo[key].as_str().unwrap_or("-").to_owned();
-                say!("{:>6}  {:<40} {}", repo["id"].to_string(), field("full_name"), field("setup_status"));
+                say!(
+                    "{:>6}  {} {}",
+                    repo["id"].to_string(),
+                    padded(&plain_text(&field("full_name")), 40),
+                    field("setup_status")
+                );
             }
         }
     }

@@ -44,11 +44,7 @@ pub struct Args {
 
 /// Exit status: 0 complete, 1 could not be started, 2 ended without completing, 130 aborted.
 pub async fn run(args: Args, means: Means) -> Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG").unwrap_or_else(|_| "error".into()))
-        .with_ansi(crate::colours(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
+    crate::log_to_stderr("error");
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
     let model = match &args.script {
         Some(path) => {

@@ -24,14 +24,7 @@ pub struct Args {
 
 /// Serves until it is told to end, then drains.
 pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("CODEGEN_LOG")
-                .unwrap_or_else(|_| "info,sqlx=warn,hyper=warn".into()),
-        )
-        .with_ansi(crate::colours(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
+    crate::log_to_stderr("info,sqlx=warn,hyper=warn");
     #[cfg(debug_assertions)]
     if let Ok(plan) = std::env::var("FAILPOINT") {
         codegen_server::failpoint::arm(&plan).map_err(|why| anyhow::anyhow!("FAILPOINT: {why}"))?;

@@ -72,6 +72,7 @@ impl Means {
 /// # Errors
 /// When the host does not allow isolation and nobody asked to do without; the text says what to change.
 pub fn engine(means: Means, data_dir: &Path) -> Result<Arc<dyn Engine>> {
+    codegen_store::make_data_dir(data_dir)?;
     Ok(match means {
         Means::Isolated(zygote) => Arc::new(
             LocalEngine::new(zygote, data_dir.join("sandboxes"))

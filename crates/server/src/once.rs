@@ -166,13 +166,25 @@ impl Once {
     }
 }
 
+/// Most of them at once, and so most data directories.
+const MOST: usize = 64;
+
+/// Where a `codegen run` has its data, beside the server's: the nth of those that go on at the same time.
+fn data_dir(server: &Path, n: usize) -> PathBuf {
+    let name = server.file_name().map_or_else(|| "codegen".to_owned(), |n| n.to_string_lossy().into_owned());
+    server.with_file_name(if n == 1 { format!("{name}-run") } else { format!("{name}-run-{n}") })
+}
+
+/// The data directories of `codegen run` that there are beside the server's.
+pub fn beside(server: &Path) -> Vec<PathBuf> {
+    (1..=MOST).map(|n| data_dir(server, n)).filter(|dir| dir.join(codegen_store::DATABASE).exists()).collect()
+}
+
 /// Opens the first data directory beside the server's that no other process has: each `codegen run` needs its own.
 async fn open_free(config: Config, means: Means) -> Result<(Arc<App>, Option<crate::FirstStart>)> {
-    let name = config.data_dir.file_name().map_or_else(|| "codegen".to_owned(), |n| n.to_string_lossy().into_owned());
     let mut means = Some(means);
-    for n in 1..=64 {
-        let suffix = if n == 1 { "run".to_owned() } else { format!("run-{n}") };
-        let dir = config.data_dir.with_file_name(format!("{name}-{suffix}"));
+    for n in 1..=MOST {
+        let dir = data_dir(&config.data_dir, n);
         if codegen_store::is_locked(&dir) {
             continue;
         }
@@ -182,5 +194,5 @@ async fn open_free(config: Config, means: Means) -> Result<(Arc<App>, Option<cra
         let engine = engine::engine(means, &config.data_dir)?;
         return App::open(config, engine).await;
     }
-    bail!("64 runs are under way on {} already; wait for one to end", config.data_dir.display())
+    bail!("{MOST} runs are under way on {} already; wait for one to end", config.data_dir.display())
 }

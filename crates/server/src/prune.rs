@@ -4,6 +4,8 @@
 //! task; sandboxes and other leftovers are that server's to remove, which it does each minute. Without one, pruning takes
 //! the data directory's lock and removes those too.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use codegen_store::{DATABASE, Error as StoreError, Store};
 use serde::Serialize;
@@ -13,7 +15,7 @@ use crate::{
     Means, Zygote,
     config::Config,
     disk::{self, Usage},
-    engine,
+    engine, once,
     worker::{
         reap,
         retention::{self, Freed, Limits, Plan},
@@ -48,6 +50,18 @@ pub struct Pruned {
     pub database_bytes: [u64; 2],
     /// Sentences on what was left, and what to do about it.
     pub notes: Vec<String>,
+    /// The same of the data directories of `codegen run`, beside this one.
+    pub beside: Vec<Beside<Pruned>>,
+}
+
+/// Something of the data directory of a `codegen run`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Beside<T> {
+    /// Which.
+    pub data_dir: PathBuf,
+    /// What.
+    #[serde(flatten)]
+    pub of: T,
 }
 
 /// One thing that went.
@@ -83,14 +97,30 @@ impl Wanted {
     }
 }
 
-/// What uses the disk.
+/// What uses the disk, also in the data directories of `codegen run`.
 ///
 /// # Errors
 /// When the data directory cannot be read.
-pub async fn df(config: &Config) -> Result<Usage> {
-    let store = Store::open_beside(&config.data_dir).await?;
-    let usage =
-        disk::usage(&store, &config.data_dir, &Limits::from(&config.keep), reap::kept_ms(&config.keep), now()).await;
+pub async fn df(config: &Config) -> Result<(Option<Usage>, Vec<Usage>)> {
+    let (mut beside, others) = (Vec::new(), once::beside(&config.data_dir));
+    let main = if is_missing(config, &others) { None } else { Some(df_of(config, &config.data_dir).await?) };
+    for data_dir in others {
+        match df_of(config, &data_dir).await {
+            Ok(usage) => beside.push(usage),
+            Err(error) => warn!(error = format!("{error:#}"), "looking at {}", data_dir.display()),
+        }
+    }
+    Ok((main, beside))
+}
+
+/// Whether only `codegen run` was ever used here.
+fn is_missing(config: &Config, beside: &[PathBuf]) -> bool {
+    !beside.is_empty() && !config.data_dir.join(DATABASE).exists()
+}
+
+async fn df_of(config: &Config, data_dir: &Path) -> Result<Usage> {
+    let store = Store::open_beside(data_dir).await?;
+    let usage = disk::usage(&store, data_dir, &Limits::from(&config.keep), reap::kept_ms(&config.keep), now()).await;
     store.close().await;
     usage
 }
@@ -100,27 +130,59 @@ pub async fn df(config: &Config) -> Result<Usage> {
 /// # Errors
 /// When the data directory cannot be read.
 pub async fn plan(config: &Config, wanted: &Wanted) -> Result<Pruned> {
-    let store = Store::open_beside(&config.data_dir).await?;
-    let plan = retention::plan(&store, &config.data_dir, &wanted.limits(config), now()).await;
+    let others = once::beside(&config.data_dir);
+    let mut pruned = if is_missing(config, &others) {
+        Pruned::of(&Plan::default(), Freed::default(), [0, 0])
+    } else {
+        plan_of(config, &config.data_dir, wanted).await?
+    };
+    for data_dir in others {
+        match plan_of(config, &data_dir, wanted).await {
+            Ok(of) => pruned.beside.push(Beside { data_dir, of }),
+            Err(error) => pruned.notes.push(format!("{} is left out: {error:#}", data_dir.display())),
+        }
+    }
+    Ok(pruned)
+}
+
+async fn plan_of(config: &Config, data_dir: &Path, wanted: &Wanted) -> Result<Pruned> {
+    let store = Store::open_beside(data_dir).await?;
+    let plan = retention::plan(&store, data_dir, &wanted.limits(config), now()).await;
     store.close().await;
-    let bytes = database_bytes(config);
+    let bytes = database_bytes(data_dir);
     Ok(Pruned::of(&plan?, Freed::default(), [bytes, bytes]))
 }
 
-/// Drops what is wanted and what nobody owns, and gives the space back.
+/// Drops what is wanted and what nobody owns, and gives the space back; also in the data directories of `codegen run`,
+/// whose sandboxes end with their runs.
 ///
 /// # Errors
 /// When the store fails.
 pub async fn prune(config: &Config, zygote: Zygote, wanted: &Wanted) -> Result<Pruned> {
-    let data_dir = &config.data_dir;
-    let before = database_bytes(config);
+    let others = once::beside(&config.data_dir);
+    let mut pruned = if is_missing(config, &others) {
+        Pruned::of(&Plan::default(), Freed::default(), [0, 0])
+    } else {
+        prune_of(config, &config.data_dir, Some(zygote), wanted).await?
+    };
+    for data_dir in others {
+        match prune_of(config, &data_dir, None, wanted).await {
+            Ok(of) => pruned.beside.push(Beside { data_dir, of }),
+            Err(error) => pruned.notes.push(format!("{} is left as it is: {error:#}", data_dir.display())),
+        }
+    }
+    Ok(pruned)
+}
+
+async fn prune_of(config: &Config, data_dir: &Path, zygote: Option<Zygote>, wanted: &Wanted) -> Result<Pruned> {
+    let before = database_bytes(data_dir);
     let (store, alone) = match Store::open(data_dir).await {
         Ok(store) => (store, true),
         Err(StoreError::Locked(_)) => (Store::open_beside(data_dir).await?, false),
         Err(error) => return Err(error.into()),
     };
     let done = async {
-        if alone {
+        if alone && let Some(zygote) = zygote {
             match engine::engine(Means::Isolated(zygote), data_dir) {
                 Ok(engine) => {
                     let kept = reap::kept_ms(&config.keep);
@@ -155,7 +217,7 @@ pub async fn prune(config: &Config, zygote: Zygote, wanted: &Wanted) -> Result<P
     let done = done.await;
     store.close().await;
     let (plan, freed, notes) = done?;
-    Ok(Pruned { notes, ..Pruned::of(&plan, freed, [before, database_bytes(config)]) })
+    Ok(Pruned { notes, ..Pruned::of(&plan, freed, [before, database_bytes(data_dir)]) })
 }
 
 impl Pruned {
@@ -173,12 +235,13 @@ impl Pruned {
             freed,
             database_bytes,
             notes: Vec::new(),
+            beside: Vec::new(),
         }
     }
 }
 
-fn database_bytes(config: &Config) -> u64 {
-    ["", "-wal"].iter().map(|end| disk::size(&config.data_dir.join(format!("{DATABASE}{end}")))).sum()
+fn database_bytes(data_dir: &Path) -> u64 {
+    ["", "-wal"].iter().map(|end| disk::size(&data_dir.join(format!("{DATABASE}{end}")))).sum()
 }
 
 /// Unix milliseconds.

@@ -200,18 +200,25 @@ pub struct Store {
     changes: broadcast::Sender<Change>,
 }
 
+/// Makes a data directory where there is none, its owner's alone.
+///
+/// # Errors
+/// [`Error::DataDir`].
+pub fn make_data_dir(data_dir: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .map_err(|source| Error::DataDir { path: data_dir.to_owned(), source })
+}
+
 impl Store {
     /// Locks the data directory (made where missing), opens `codegen.db` in it and migrates it.
     ///
     /// # Errors
     /// [`Error::Locked`] where another process has it, [`Error::NewerDatabase`] where a newer codegen wrote it.
     pub async fn open(data_dir: &Path) -> Result<Self> {
-        // Its owner's alone.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(data_dir)
-            .map_err(|source| Error::DataDir { path: data_dir.to_owned(), source })?;
+        make_data_dir(data_dir)?;
         let lock = DirLock::take(data_dir)?;
         let (readers, conn) = dialect::open(&data_dir.join(DATABASE)).await?;
         Ok(Self::start(readers, conn, Some(lock)))

@@ -11,3 +11,4 @@ mod server;
 mod steer;
 mod survive;
 mod tidy;
+mod words;
