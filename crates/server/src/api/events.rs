@@ -48,16 +48,17 @@ pub async fn get(
     asked: Asked<InOrg, Events>,
 ) -> Result<Response, ApiError> {
     // The header is of a later moment: a browser that reconnects keeps the address it began with.
-    let seen =
-        match headers.get("last-event-id").map(|value| value.to_str().ok().and_then(|text| text.trim().parse().ok())) {
-            None => asked.input.last_event_id.unwrap_or(0),
-            Some(Some(seen)) => seen,
-            Some(None) => {
-                let loc = vec![Loc::Key("header".to_owned()), Loc::Key("last-event-id".to_owned())];
-                let msg = "Input should be a valid integer, unable to parse string as an integer".to_owned();
-                return Err(ApiError::Invalid(vec![ValidationError { loc, msg, r#type: "int_parsing" }]));
-            }
-        };
+    // An empty one is how some clients say that they have none.
+    let header = headers.get("last-event-id").filter(|value| !value.as_bytes().trim_ascii().is_empty());
+    let seen = match header.map(|value| value.to_str().ok().and_then(|text| text.trim().parse().ok())) {
+        None => asked.input.last_event_id.unwrap_or(0),
+        Some(Some(seen)) => seen,
+        Some(None) => {
+            let loc = vec![Loc::Key("header".to_owned()), Loc::Key("last-event-id".to_owned())];
+            let msg = "Input should be a valid integer, unable to parse string as an integer".to_owned();
+            return Err(ApiError::Invalid(vec![ValidationError { loc, msg, r#type: "int_parsing" }]));
+        }
+    };
     let run = app.store.run(asked.by.org_id, asked.input.run_id).await.map_err(no_run)?;
     let mut viewer = app.watches.view(&run, seen);
     if asked.input.until_now {
