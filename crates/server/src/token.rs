@@ -1,4 +1,4 @@
-//! API tokens: `cgn_`, 32 random characters, 6 of checksum. Only hashes are kept.
+//! API tokens: `cgn_`, 32 random characters, 6 of checksum. Links of invitations have `cgi_`. Only hashes are kept.
 
 use rand::Rng as _;
 use sha2::{Digest, Sha256};
@@ -7,9 +7,23 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 
 /// A new token.
 pub fn new() -> String {
+    with_prefix("cgn_")
+}
+
+/// The secret of a new invitation.
+pub fn of_invitation() -> String {
+    with_prefix("cgi_")
+}
+
+fn with_prefix(prefix: &str) -> String {
     let body = random(32);
     let sum = checksum(&body);
-    format!("cgn_{body}{sum}")
+    format!("{prefix}{body}{sum}")
+}
+
+/// The beginning of a token, by which a person knows it again and nobody guesses it.
+pub fn hint(token: &str) -> String {
+    token.chars().take(8).collect()
 }
 
 /// Random letters and digits.
@@ -27,4 +41,22 @@ pub fn hash(token: &str) -> String {
 fn checksum(body: &str) -> String {
     let digest = Sha256::digest(body.as_bytes());
     digest.iter().take(6).map(|byte| char::from(BASE62[usize::from(*byte) % BASE62.len()])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_its_prefix_and_the_checksum_that_the_documentation_says() {
+        for (prefix, token) in [("cgn_", new()), ("cgi_", of_invitation())] {
+            let rest = token.strip_prefix(prefix).unwrap_or_default();
+            assert!(rest.len() == 38 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{token}");
+            let (body, sum) = rest.split_at(32);
+            assert_eq!(checksum(body), sum);
+            assert_ne!(checksum(&body[1..]), sum);
+        }
+        // What docs/tokens.md computes in Python.
+        assert_eq!(checksum("0123456789ABCDEFGHIJKLMNOPQRSTUV"), "30hj86");
+    }
 }

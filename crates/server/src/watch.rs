@@ -43,6 +43,8 @@ pub struct Watches {
     open: Mutex<HashMap<i64, Arc<Watch>>>,
     /// Those who wait for a change of a run's row, by run and attempt.
     rows: Mutex<BTreeMap<(i64, i64), Arc<Notify>>>,
+    /// Grows when someone may do less than before.
+    access: tokio::sync::watch::Sender<u64>,
 }
 
 /// One watched run.
@@ -97,7 +99,13 @@ impl Watches {
     /// None yet.
     pub fn new(store: Store, shutdown: CancellationToken) -> Arc<Self> {
         let changes = store.subscribe();
-        let watches = Arc::new(Self { store, shutdown, open: Mutex::default(), rows: Mutex::default() });
+        let watches = Arc::new(Self {
+            store,
+            shutdown,
+            open: Mutex::default(),
+            rows: Mutex::default(),
+            access: tokio::sync::watch::Sender::default(),
+        });
         // Weak, or the store would stay open as long as this waits for its changes.
         tokio::spawn(tell_of_changes(Arc::downgrade(&watches), changes));
         watches
@@ -112,6 +120,11 @@ impl Watches {
         if let Some(watch) = self.watch(run_id) {
             watch.tell(News::Grown);
         }
+    }
+
+    /// Told, from now on, when someone may do less than before.
+    pub fn access_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.access.subscribe()
     }
 
     /// Told, from now on, when the claimed run's row may have changed. One waiter a claim, so that a thousand runs do not
@@ -368,8 +381,10 @@ async fn tell_of_changes(watches: std::sync::Weak<Watches>, mut changes: broadca
                 ChangeKind::LogAppended => watches.grown(change.run_id),
                 ChangeKind::RunChanged => watches.row_changed(change.run_id),
                 ChangeKind::RunQueued => {}
+                ChangeKind::AccessChanged => watches.access.send_modify(|changes| *changes += 1),
             },
             Err(RecvError::Lagged(_)) => {
+                watches.access.send_modify(|changes| *changes += 1);
                 let open = watches.open.lock().unwrap_or_else(PoisonError::into_inner);
                 open.values().for_each(|watch| watch.tell(News::Grown));
                 let rows = watches.rows.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,7 +19,9 @@ mod dialect;
 mod effects;
 pub mod failpoint;
 mod idempotency;
+mod invitations;
 mod log;
+mod members;
 mod orgs;
 mod phase;
 mod pull_requests;
@@ -41,6 +43,7 @@ pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use claims::{Claim, MAX_CRASHES, RunUpdate};
 pub use effects::Effect;
 pub use idempotency::{Answer, Answered, Ask, RequestKey};
+pub use invitations::{Invitation, NewInvitation};
 pub use log::{LogRow, NewLog};
 pub use orgs::{Org, OrgChange};
 pub use phase::{Phase, Reason};
@@ -177,6 +180,8 @@ pub enum ChangeKind {
     RunChanged,
     /// A run's log grew.
     LogAppended,
+    /// Someone may do less than before; the run is none.
+    AccessChanged,
 }
 
 /// The database's file in a data directory; SQLite keeps two more beside it.

@@ -1,6 +1,6 @@
 //! Log-ins of the web app: a random value, of which only the hash is kept, in place of a token until a time.
 
-use crate::{Result, Store, Token, User, dialect::Db};
+use crate::{Result, Store, Token, User, dialect::Db, members};
 
 impl Store {
     /// Adds a session of this token; those that have expired are dropped.
@@ -53,6 +53,7 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 sqlx::query("DELETE FROM sessions WHERE hash = $1").bind(hash).execute(&mut tx.conn).await?;
+                members::access_changed(tx, 0);
                 Ok(())
             })
         })

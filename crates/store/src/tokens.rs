@@ -1,10 +1,13 @@
 //! API tokens, of which only the hash is kept.
 
+use serde_json::json;
 use sqlx::{FromRow, Row as _};
 
 use crate::{
-    Result, Store, User,
+    Error, Result, Store, User,
+    audit::{self, Entry},
     dialect::{Db, Row, Tx},
+    members,
 };
 
 /// An API token.
@@ -67,15 +70,97 @@ impl Store {
     /// The database's.
     pub async fn add_token(&self, user_id: i64, name: &str, hash: &str, now: i64) -> Result<Token> {
         let new = NewToken { user_id, name: name.to_owned(), hash: hash.to_owned(), ..NewToken::default() };
-        self.create_token(new, now).await
+        self.write(move |tx| Box::pin(async move { insert(tx, new, now).await })).await
     }
 
-    /// Adds a token; one with the same hash stays as it is but becomes this user's.
+    /// Adds a token.
     ///
     /// # Errors
     /// The database's.
     pub async fn create_token(&self, new: NewToken, now: i64) -> Result<Token> {
-        self.write(move |tx| Box::pin(async move { insert(tx, new, now).await })).await
+        self.write(move |tx| {
+            Box::pin(async move {
+                let token = insert(tx, new, now).await?;
+                let after = json!({
+                    "name": token.name,
+                    "hint": token.hint,
+                    "scopes": token.scopes,
+                    "expires_at": token.expires_at,
+                    "user_id": token.user_id,
+                });
+                let entry = Entry::new("token.created", "token", token.id, after);
+                audit::record_of_user(tx, token.user_id, entry, now).await?;
+                Ok(token)
+            })
+        })
+        .await
+    }
+
+    /// A page of a user's tokens, oldest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tokens(&self, user_id: i64, skip: i64, limit: i64) -> Result<(Vec<Token>, i64)> {
+        let tokens =
+            sqlx::query_as::<Db, Token>("SELECT * FROM tokens WHERE user_id = $1 ORDER BY id LIMIT $2 OFFSET $3")
+                .bind(user_id)
+                .bind(limit)
+                .bind(skip)
+                .fetch_all(&self.readers)
+                .await?;
+        let total = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE user_id = $1")
+            .bind(user_id)
+            .fetch_one(&self.readers)
+            .await?;
+        Ok((tokens, total))
+    }
+
+    /// Revokes a token of a user's: it counts for nothing any more, and neither do the log-ins made with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also where it is another user's.
+    pub async fn revoke_token(&self, user_id: i64, id: i64, now: i64) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let token = sqlx::query_as::<Db, Token>("SELECT * FROM tokens WHERE user_id = $1 AND id = $2")
+                    .bind(user_id)
+                    .bind(id)
+                    .fetch_optional(&mut tx.conn)
+                    .await?
+                    .ok_or(Error::NotFound)?;
+                for sql in [
+                    "DELETE FROM sessions WHERE token_id = $1",
+                    "DELETE FROM idempotency_keys WHERE token_id = $1",
+                    "DELETE FROM tokens WHERE id = $1",
+                ] {
+                    sqlx::query(sql).bind(id).execute(&mut tx.conn).await?;
+                }
+                let was = json!({ "name": token.name, "hint": token.hint, "user_id": user_id });
+                let entry = Entry { before: was, ..Entry::new("token.revoked", "token", id, json!(null)) };
+                audit::record_of_user(tx, user_id, entry, now).await?;
+                members::access_changed(tx, 0);
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Notes that a token counted.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn note_token_use(&self, id: i64, now: i64) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                sqlx::query("UPDATE tokens SET last_used_at = $2 WHERE id = $1")
+                    .bind(id)
+                    .bind(now)
+                    .execute(&mut tx.conn)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// The token with this hash and its user, unless it has expired.
@@ -113,4 +198,16 @@ pub async fn insert(tx: &mut Tx, new: NewToken, now: i64) -> Result<Token> {
     .fetch_one(&mut tx.conn)
     .await?;
     Ok(token)
+}
+
+/// Revokes all tokens of a user.
+pub async fn delete_of_user(tx: &mut Tx, user_id: i64) -> Result<()> {
+    for sql in [
+        "DELETE FROM sessions WHERE token_id IN (SELECT id FROM tokens WHERE user_id = $1)",
+        "DELETE FROM idempotency_keys WHERE token_id IN (SELECT id FROM tokens WHERE user_id = $1)",
+        "DELETE FROM tokens WHERE user_id = $1",
+    ] {
+        sqlx::query(sql).bind(user_id).execute(&mut tx.conn).await?;
+    }
+    Ok(())
 }

@@ -141,24 +141,27 @@ impl Store {
         Ok(member)
     }
 
-    /// A page of the members of an organization, oldest first, and how many there are in all.
+    /// A page of the people of an organization, oldest first, and how many there are in all.
     ///
     /// # Errors
     /// The database's.
     pub async fn org_members(&self, org_id: i64, skip: i64, limit: i64) -> Result<(Vec<Member>, i64)> {
         let members = sqlx::query_as::<Db, Member>(
             "SELECT users.*, members.role FROM users JOIN members ON members.user_id = users.id
-             WHERE members.org_id = $1 ORDER BY users.id LIMIT $2 OFFSET $3",
+             WHERE members.org_id = $1 AND users.service_org_id IS NULL ORDER BY users.id LIMIT $2 OFFSET $3",
         )
         .bind(org_id)
         .bind(limit)
         .bind(skip)
         .fetch_all(&self.readers)
         .await?;
-        let total = sqlx::query_scalar("SELECT COUNT(*) FROM members WHERE org_id = $1")
-            .bind(org_id)
-            .fetch_one(&self.readers)
-            .await?;
+        let total = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM users JOIN members ON members.user_id = users.id
+             WHERE members.org_id = $1 AND users.service_org_id IS NULL",
+        )
+        .bind(org_id)
+        .fetch_one(&self.readers)
+        .await?;
         Ok((members, total))
     }
 

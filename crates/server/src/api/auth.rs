@@ -2,7 +2,7 @@
 //!
 //! Refusals come in this order: 401, 429, 422, 403; what a handler looks for and does not find is 404.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -10,16 +10,19 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
 use codegen_store::{Actor, Member, RequestKey, Role, Token, User};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 
 use super::{
     body::{Fields, Input},
     error::ApiError,
-    idempotency,
+    idempotency, last_use,
     rights::{Who, scope_of},
     session,
 };
 use crate::{App, token};
+
+/// An open stream's right is looked at anew at least this often, for what other servers changed.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Anyone with a valid token.
 pub struct Caller {
@@ -29,6 +32,9 @@ pub struct Caller {
     pub token: Token,
 }
 
+/// Anyone with a valid token who is no service account: those belong to one organization and make nothing of their own.
+pub struct Person(pub Caller);
+
 /// A member of the organization in the path.
 pub struct InOrg {
     /// Which organization.
@@ -36,7 +42,6 @@ pub struct InOrg {
     /// Who, as what.
     pub member: Member,
     /// By which token.
-    #[allow(dead_code, reason = "for the routes to come")]
     pub token: Token,
 }
 
@@ -61,6 +66,17 @@ impl Access for Caller {
     const WHO: Who = Who::Caller;
     async fn admit(_: &App, caller: Caller, _: i64) -> Result<Self, ApiError> {
         Ok(caller)
+    }
+}
+
+impl Access for Person {
+    const IN_ORG: bool = false;
+    const WHO: Who = Who::Person;
+    async fn admit(_: &App, caller: Caller, _: i64) -> Result<Self, ApiError> {
+        if caller.user.service_org_id.is_none() {
+            return Ok(Self(caller));
+        }
+        Err(ApiError::Refused(StatusCode::FORBIDDEN, "A service account may not do this; a person may.".to_owned()))
     }
 }
 
@@ -156,6 +172,61 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
     }
 }
 
+/// A request that anyone may make, with what.
+pub struct Opened<I>(pub I);
+
+impl<I: Input> FromRequest<Arc<App>> for Opened<I> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        // A page of another site shall not act for a person; a script has no such headers.
+        if parts.headers.contains_key(header::ORIGIN) || parts.headers.contains_key("sec-fetch-site") {
+            session::check_origin(app, &parts.headers)?;
+        }
+        let bytes = if I::BODY > 0 { Some(read_body(body, &parts.headers, I::BODY).await?) } else { None };
+        let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
+        let mut fields = Fields::new(app, HashMap::new(), parts.uri.query(), body);
+        let input = I::read(&mut fields);
+        match input {
+            Some(input) if fields.failures.is_empty() => Ok(Self(input)),
+            _ => Err(ApiError::Invalid(fields.failures)),
+        }
+    }
+}
+
+/// Ends a stream at once when the one who asked for it may not see it any more: the token was revoked or has expired,
+/// the log-in ended, the member was removed.
+pub fn while_allowed<A: Access, S: Stream>(
+    app: Arc<App>,
+    headers: &HeaderMap,
+    org_id: i64,
+    stream: S,
+) -> impl Stream<Item = S::Item> + use<A, S> {
+    let mut who = HeaderMap::new();
+    for name in [header::AUTHORIZATION, header::COOKIE] {
+        who.extend(headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
+    }
+    stream.take_until(async move {
+        let mut changes = app.watches.access_changes();
+        loop {
+            // The same question as at the beginning, asked again whenever the answer may be another.
+            let Ok(caller) = authenticate(&app, &Method::GET, &who).await else { return };
+            let until = caller.token.expires_at;
+            if A::admit(&app, caller, org_id).await.is_err() {
+                return;
+            }
+            let left = until.map_or(ASK_AGAIN, |at| {
+                ASK_AGAIN.min(Duration::from_millis(u64::try_from(at - app.now()).unwrap_or(0)))
+            });
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(left) => {}
+            }
+        }
+    })
+}
+
 /// Who asks for what, for the audit log.
 fn actor(parts: &Parts, caller: &Caller, params: Option<&RawPathParams>, org_id: Option<i64>, now: i64) -> Actor {
     let changes = !matches!(parts.method, Method::GET | Method::HEAD);
@@ -182,19 +253,22 @@ fn actor(parts: &Parts, caller: &Caller, params: Option<&RawPathParams>, org_id:
 /// By token, or by the web app's cookie. A browser sends a cookie whichever page asks, so what changes something must
 /// then come from a page of ours.
 async fn authenticate(app: &App, method: &Method, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
+    let caller = if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().ok();
+        let (scheme, secret) = value.and_then(|value| value.split_once(' ')).ok_or_else(ApiError::unauthorized)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(ApiError::unauthorized());
+        }
+        by_token(app, secret).await?
+    } else {
         let caller = session::caller(app, headers).await?;
         if !matches!(*method, Method::GET | Method::HEAD) {
             session::check_origin(app, headers)?;
         }
-        return Ok(caller);
+        caller
     };
-    let value = value.to_str().ok();
-    let (scheme, secret) = value.and_then(|value| value.split_once(' ')).ok_or_else(ApiError::unauthorized)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(ApiError::unauthorized());
-    }
-    by_token(app, secret).await
+    last_use::note(app, &caller.token);
+    Ok(caller)
 }
 
 /// The owner of a token.

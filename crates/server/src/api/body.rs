@@ -293,6 +293,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A flag of the body that may be absent or null.
+    pub fn optional_bool(&mut self, key: &str) -> Option<Option<bool>> {
+        let Some(raw) = self.raw(key) else { return Some(None) };
+        match serde_json::from_str::<bool>(raw.get()) {
+            Ok(flag) => Some(Some(flag)),
+            Err(_) => {
+                self.fail(&["body", key], "bool_type", "Input should be a valid boolean");
+                None
+            }
+        }
+    }
+
     /// A list of texts that may be absent or null.
     pub fn optional_texts(&mut self, key: &str) -> Option<Vec<String>> {
         let Some(raw) = self.raw(key) else { return Some(Vec::new()) };

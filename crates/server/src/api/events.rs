@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     agent_runs::no_run,
-    auth::{Asked, InOrg},
+    auth::{Asked, InOrg, while_allowed},
     body::{Fields, Input},
     error::{ApiError, Loc, Refusal, Refusals, ValidationError},
 };
@@ -44,12 +44,12 @@ impl Input for Events {
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn get(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    asked_with: HeaderMap,
     asked: Asked<InOrg, Events>,
 ) -> Result<Response, ApiError> {
     // The header is of a later moment: a browser that reconnects keeps the address it began with.
     // An empty one is how some clients say that they have none.
-    let header = headers.get("last-event-id").filter(|value| !value.as_bytes().trim_ascii().is_empty());
+    let header = asked_with.get("last-event-id").filter(|value| !value.as_bytes().trim_ascii().is_empty());
     let seen = match header.map(|value| value.to_str().ok().and_then(|text| text.trim().parse().ok())) {
         None => asked.input.last_event_id.unwrap_or(0),
         Some(Some(seen)) => seen,
@@ -79,5 +79,6 @@ pub async fn get(
         // Nginx holds answers back otherwise.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
+    let events = while_allowed::<InOrg, _>(app, &asked_with, asked.by.org_id, events);
     Ok((headers, Body::from_stream(events)).into_response())
 }

@@ -16,7 +16,7 @@ use axum::{
 use codegen_store::Phase;
 use serde_json::json;
 
-use super::{error::ApiError, idempotency::UnderWay, limits::Limits};
+use super::{error::ApiError, idempotency::UnderWay, last_use::Uses, limits::Limits};
 use crate::App;
 
 /// What is counted of requests.
@@ -26,6 +26,8 @@ pub struct Requests {
     pub limits: Limits,
     /// Requests with an `Idempotency-Key` that are being answered.
     pub under_way: UnderWay,
+    /// When tokens were used.
+    pub uses: Uses,
     counts: Mutex<BTreeMap<(String, String, u16), u64>>,
 }
 

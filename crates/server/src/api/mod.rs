@@ -25,8 +25,10 @@ mod events;
 mod health;
 mod idempotency;
 mod images;
+mod last_use;
 mod limits;
 mod logs;
+mod members;
 mod models;
 mod organizations;
 mod page;
@@ -36,6 +38,7 @@ mod rights;
 mod routes;
 mod run_views;
 mod session;
+mod tokens;
 mod trace;
 mod users;
 
@@ -46,7 +49,7 @@ pub use routes::Route;
 
 use crate::{App, web};
 use error::ApiError;
-use routes::{Routes, get, open, post};
+use routes::{Routes, delete, get, open, post};
 
 /// A client that takes nothing of what waits for it is disconnected after this.
 const STALLED: Duration = Duration::from_secs(60);
@@ -58,7 +61,16 @@ fn routes() -> Routes {
         .route("/audit-log", get(audit::list))
         .route("/audit-log/export", get(audit::export))
         .route("/users", get(users::list))
-        .route("/users/{user_id}", get(users::get))
+        .route("/users/{user_id}", get(users::get).patch(members::change_role).delete(members::remove))
+        .route("/invitations", get(members::invitations).post(members::invite))
+        .route("/invitations/{invitation_id}", delete(members::withdraw))
+        .route("/service-accounts", get(members::service_accounts).post(members::create_service_account))
+        .route("/service-accounts/{service_account_id}", delete(members::remove_service_account))
+        .route(
+            "/service-accounts/{service_account_id}/tokens",
+            get(tokens::list_of_account).post(tokens::create_of_account),
+        )
+        .route("/service-accounts/{service_account_id}/tokens/{token_id}", delete(tokens::revoke_of_account))
         .route("/repos", get(repos::list).post(repos::add))
         .route("/repositories", get(repos::list_alias))
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
@@ -83,7 +95,12 @@ fn routes() -> Routes {
         .route("/v1/session", get(session::get).post(open(session::create)).delete(session::delete))
         .route("/v1/models", get(models::list))
         .route("/v1/runs/{agent_run_id}", get(trace::screen))
-        .route("/v1/organizations", get(organizations::list))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{token_id}", delete(tokens::revoke))
+        .route("/v1/invitations/accept", post(members::accept))
+        .route("/v1/invitations/join", post(open(members::join)))
+        .route("/v1/organizations", get(organizations::list).post(organizations::create))
+        .route("/v1/organizations/{org_id}", get(organizations::get).patch(organizations::update))
         .nest("/v1/organizations/{org_id}", org)
         .route("/v1/beta/organizations/{org_id}/agent/run/resume", post(agent_runs::resume_beta))
         .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))

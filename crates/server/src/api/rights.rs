@@ -11,6 +11,8 @@ pub enum Who {
     Anyone,
     /// Whoever has a valid token.
     Caller,
+    /// Whoever has a valid token and is no service account.
+    Person,
     /// Members of the organization.
     Member,
     /// Its managers and admins.

@@ -111,7 +111,6 @@ methods! {
     put PUT;
     #[allow(dead_code, reason = "for the routes to come")]
     patch PATCH;
-    #[allow(dead_code, reason = "for the routes to come")]
     delete DELETE;
 }
 
@@ -152,7 +151,9 @@ impl Routes {
         let scoped = self.table.into_iter().map(|route| {
             let scope = match route.who {
                 Who::Anyone => None,
-                Who::Caller | Who::Member | Who::Manager | Who::Admin => rights::scope_of(&route.method, &route.path),
+                Who::Caller | Who::Person | Who::Member | Who::Manager | Who::Admin => {
+                    rights::scope_of(&route.method, &route.path)
+                }
             };
             Route { scope, ..route }
         });

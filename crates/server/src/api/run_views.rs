@@ -10,6 +10,7 @@ use std::{
 use axum::{
     Json,
     extract::State,
+    http::HeaderMap,
     response::{
         Sse,
         sse::{Event, KeepAlive},
@@ -24,7 +25,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     agent_runs::{GithubPullRequestResponse, SOURCES, no_run},
-    auth::{Asked, InOrg},
+    auth::{Asked, InOrg, while_allowed},
     body::{Fields, Input},
     error::{ApiError, Refusal, Refusals},
     limits::Limit,
@@ -239,10 +240,12 @@ pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, ViewedRun>) ->
         Refusals))]
 pub async fn changes(
     State(app): State<Arc<App>>,
+    headers: HeaderMap,
     asked: Asked<InOrg, Viewing>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let (out, events) = mpsc::channel(64);
     let org_id = asked.by.org_id;
+    let viewed = app.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = app.shutdown.cancelled() => {}
@@ -251,7 +254,8 @@ pub async fn changes(
             },
         }
     });
-    Sse::new(ReceiverStream::new(events)).keep_alive(KeepAlive::default())
+    Sse::new(while_allowed::<InOrg, _>(viewed, &headers, org_id, ReceiverStream::new(events)))
+        .keep_alive(KeepAlive::default())
 }
 
 /// Returns when the viewer has left.

@@ -67,7 +67,7 @@ impl Input for Paging {
 }
 
 /// A user's id.
-pub struct UserId(i64);
+pub struct UserId(pub i64);
 
 impl Input for UserId {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {

@@ -71,13 +71,25 @@ async fn every_request_that_changes_something_is_in_the_log() {
     let app = TestApp::new().await;
     let samples = samples(&app);
     let run = app.post("/v1/organizations/1/agent/run", &json!({"prompt": "a"})).await.1["id"].as_i64().unwrap();
+    app.member(1, "ben", Role::Member).await;
+    let account = app.post("/v1/organizations/1/service-accounts", &json!({"name": "ci"})).await.1;
+    let token = app.post("/v1/tokens", &json!({"name": "spare"})).await.1;
+    let invitation = app.post("/v1/organizations/1/invitations", &json!({})).await.1;
+    let id = |name: &str| match name {
+        "agent_run_id" => run,
+        "user_id" => 2,
+        "service_account_id" => account["id"].as_i64().unwrap(),
+        "token_id" => token["id"].as_i64().unwrap(),
+        "invitation_id" => invitation["id"].as_i64().unwrap(),
+        _ => 1,
+    };
     let mut done = 0;
     for route in route_table().iter().filter(|route| route.who != Who::Anyone && route.method != Method::GET) {
-        // A token, unlike the cookie of a log-in, has no session to end.
-        if route.path == "/v1/session" {
+        // A token, unlike the cookie of a log-in, has no session to end; a new organization has a log of its own.
+        if ["/v1/session", "/v1/organizations"].contains(&route.path.as_str()) {
             continue;
         }
-        let sample = samples.of(route, &|name| if name == "agent_run_id" { run } else { 1 });
+        let sample = samples.of(route, &id);
         let before = app.audit("?limit=1").await[0]["id"].clone();
         let (status, text) = app.sends(&route.method, &sample, Some(TOKEN)).await;
         assert!(status < 500, "{} {}: {text}", route.method, sample.path);
@@ -88,7 +100,12 @@ async fn every_request_that_changes_something_is_in_the_log() {
             assert_eq!(log[0]["user_name"], "admin", "{} {} does not say who", route.method, route.path);
         }
     }
-    assert!(done >= 6, "only {done} routes could be tried");
+    assert!(done >= 15, "only {done} routes could be tried");
+    let made = app.post("/v1/organizations", &json!({"name": "new"})).await.1["id"].clone();
+    let log = app.get(&format!("/v1/organizations/{made}/audit-log")).await.1["items"].clone();
+    let actions: Vec<&str> = log.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["member.added", "organization.created"]);
+    assert_eq!(log[1]["user_name"], "admin");
 }
 
 #[tokio::test]

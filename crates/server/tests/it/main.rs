@@ -22,4 +22,5 @@ mod secrets;
 mod stages;
 mod stop;
 mod trace_limit;
+mod tenants;
 mod web;

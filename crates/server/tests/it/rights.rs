@@ -163,8 +163,10 @@ async fn every_route_lets_in_exactly_those_whom_the_table_says() {
     let other = app.app.store.create_org("others", 0).await.unwrap().id;
     let stranger = app.member(other, "stranger", Role::Admin).await;
     let (member, manager) = (app.member(1, "mem", Role::Member).await, app.member(1, "man", Role::Manager).await);
-    let people = [(Who::Caller, &*stranger), (Who::Member, &*member), (Who::Manager, &*manager), (Who::Admin, TOKEN)];
-    let rank = |who| [Who::Anyone, Who::Caller, Who::Member, Who::Manager, Who::Admin].iter().position(|w| *w == who);
+    let people = [(Who::Person, &*stranger), (Who::Member, &*member), (Who::Manager, &*manager), (Who::Admin, TOKEN)];
+    let rank = |who| {
+        [Who::Anyone, Who::Caller, Who::Person, Who::Member, Who::Manager, Who::Admin].iter().position(|w| *w == who)
+    };
     let mut wrong = String::new();
     let table = route_table();
     for route in &table {
@@ -183,7 +185,11 @@ async fn every_route_lets_in_exactly_those_whom_the_table_says() {
                 writeln!(wrong, "{place} answers {status} to {token:?}: {text}").unwrap();
             }
         }
-        let least = if route.who == Who::Caller && names_an_org(&sample) { Who::Member } else { route.who };
+        let least = if matches!(route.who, Who::Caller | Who::Person) && names_an_org(&sample) {
+            Who::Member
+        } else {
+            route.who
+        };
         for (who, token) in people {
             let (status, text) = app.sends(&route.method, &sample, Some(token)).await;
             let right = if rank(who) >= rank(least) { let_in(status) } else { status == 403 };
@@ -239,6 +245,7 @@ fn the_documented_table_of_rights_is_the_one_that_is_enforced() {
         let who = match who {
             Who::Anyone => "anyone",
             Who::Caller => "any token",
+            Who::Person => "any person",
             Who::Member => "MEMBER",
             Who::Manager => "MANAGER",
             Who::Admin => "ADMIN",
