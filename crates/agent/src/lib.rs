@@ -145,6 +145,11 @@ pub trait Log: Send {
     fn delta(&mut self, delta: Delta);
     /// Follow-ups that came in since the last call, already durable as [`Entry::UserMessage`]; asked at each step boundary.
     async fn take_messages(&mut self) -> Vec<Entry>;
+    /// Whether another answer of the model may be paid for; asked before each. What a run may spend itself is its
+    /// [`Budget`]'s.
+    async fn may_spend(&mut self) -> bool {
+        true
+    }
 }
 
 /// Success, or the log's own error: the agent only stops on it.
@@ -211,6 +216,8 @@ pub enum Limit {
     Cost,
     /// [`Budget::max_time`].
     Time,
+    /// [`Log::may_spend`].
+    Allowance,
 }
 
 /// The platform's own faults, which end a run.

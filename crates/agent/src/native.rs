@@ -79,6 +79,9 @@ pub async fn run(
         if let Some(limit) = agent.spent.over(&agent.budget) {
             return Ok(Outcome::OutOf(limit));
         }
+        if !agent.log.may_spend().await {
+            return Ok(Outcome::OutOf(Limit::Allowance));
+        }
         match agent.ask().await? {
             Asked::Reply(reply) => agent.take(reply).await?,
             Asked::End(outcome) => return Ok(outcome),

@@ -9,8 +9,11 @@ use std::{
 };
 
 use codegen_agent::models::Keys;
+use ipnet::IpNet;
 use secrecy::SecretString;
 
+#[path = "config_limits.rs"]
+mod limits;
 #[path = "config_table.rs"]
 mod table;
 
@@ -93,8 +96,12 @@ pub struct Config {
     pub max_concurrent_runs: usize,
     /// Model of runs that name none.
     pub default_model: Option<String>,
-    /// Whether requests are limited per token.
+    /// Whether requests are limited.
     pub rate_limits: bool,
+    /// Requests of an address in 30 seconds; 0 for no limit.
+    pub address_limit: u64,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether a folder of this machine may be added as a repository.
     pub allow_local_repos: bool,
     /// Token for GitHub's API.
@@ -189,6 +196,8 @@ impl Config {
             max_concurrent_runs: (cores * 2).max(2),
             default_model: None,
             rate_limits: true,
+            address_limit: 3000,
+            trusted_proxies: Vec::new(),
             allow_local_repos: true,
             github_token: None,
             github_api_url: "https://api.github.com".to_owned(),

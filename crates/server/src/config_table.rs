@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use secrecy::SecretString;
 
-use super::{Config, Egress};
+use super::{Config, Egress, limits};
 
 /// One setting.
 pub struct Setting {
@@ -34,7 +34,7 @@ impl Setting {
     }
 }
 
-const fn plain(
+pub(super) const fn plain(
     key: &'static str,
     doc: &'static str,
     default: &'static str,
@@ -138,7 +138,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     plain(
         "rate_limits",
-        "Whether requests are limited per token.",
+        "Whether requests are limited, per token and per address.",
         "`on`",
         |c| on_off(c.rate_limits),
         |c, v| {
@@ -146,6 +146,8 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
+    limits::ADDRESS,
+    limits::PROXIES,
     plain(
         "allow_local_repos",
         "Whether a folder of this machine may be added as a repository.",
@@ -424,7 +426,7 @@ fn above_zero(slot: &mut u64, text: &str) -> Result<(), String> {
 }
 
 /// A number that is days, hours or MiB: small enough to be counted in milliseconds or bytes.
-fn whole(slot: &mut u64, text: &str) -> Result<(), String> {
+pub(super) fn whole(slot: &mut u64, text: &str) -> Result<(), String> {
     let number = text.trim().parse().ok().filter(|n| *n <= 1_000_000_000);
     *slot = number.ok_or("must be a whole number, at most 1000000000; 0 for no limit")?;
     Ok(())

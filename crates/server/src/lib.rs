@@ -13,6 +13,7 @@ use tracing::info;
 
 mod api;
 pub mod backup;
+mod clock;
 pub mod config;
 pub mod disk;
 pub mod engine;
@@ -30,6 +31,7 @@ mod web;
 pub mod worker;
 
 pub use api::{Area, Route, SCOPES, Scope, Who, openapi, route_table};
+pub use clock::Clock;
 pub use codegen_agent::models::install_tls;
 pub use codegen_sandbox::local::{Caller, Zygote};
 pub use codegen_store::failpoint;
@@ -56,6 +58,8 @@ pub struct App {
     pub lease: Lease,
     /// Which life of its data this directory is in; grows with each restore.
     pub incarnation: i64,
+    /// What time it is.
+    pub clock: Clock,
     /// When it started.
     pub started: Instant,
     /// Keys of the secrets in the store.
@@ -88,12 +92,23 @@ impl App {
     /// # Errors
     /// When the data directory cannot be used; the text says what to do.
     pub async fn open(config: Config, engine: Arc<dyn Engine>) -> Result<(Arc<Self>, Option<FirstStart>)> {
+        Self::open_at(config, engine, Clock::system()).await
+    }
+
+    /// [`App::open`] by another clock than the machine's.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_at(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        clock: Clock,
+    ) -> Result<(Arc<Self>, Option<FirstStart>)> {
         let store = Store::open(&config.data_dir).await?;
         let incarnation = incarnation::read(&config.data_dir)?;
         let keys = secrets::Keys::open(&config.data_dir, config.secret_key.as_ref())?;
         let worker_id = token::random(12);
-        let lease =
-            Lease::take(&store, &worker_id, &config.public_url, jiff::Timestamp::now().as_millisecond()).await?;
+        let lease = Lease::take(&store, &worker_id, &config.public_url, clock.now()).await?;
         let shutdown = CancellationToken::new();
         let app = Self {
             watches: Watches::new(store.clone(), shutdown.clone()),
@@ -103,6 +118,7 @@ impl App {
             worker_id,
             lease,
             incarnation,
+            clock,
             started: Instant::now(),
             keys,
             requests: api::Requests::default(),
@@ -139,7 +155,7 @@ impl App {
 
     /// Unix milliseconds.
     pub fn now(&self) -> i64 {
-        jiff::Timestamp::now().as_millisecond()
+        self.clock.now()
     }
 
     /// The model of this name, or the default one.

@@ -4,8 +4,10 @@ use serde_json::json;
 
 use crate::{
     Change, ChangeKind, Error, Phase, Reason, Result, Run, Store,
-    dialect::{self, Db, Tx},
+    dialect::{Db, Tx},
+    limits,
     log::append,
+    queue,
     runs::{end, full_run, queue_again},
 };
 
@@ -56,7 +58,7 @@ pub struct RunUpdate {
 }
 
 impl Store {
-    /// Claims the next queued run, round-robin over organizations, if there is one.
+    /// Claims the next queued run, if one may start: organizations take turns, and within them users do.
     ///
     /// # Errors
     /// The database's.
@@ -64,7 +66,7 @@ impl Store {
         let worker_id = worker_id.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                let Some(run_id) = dialect::next_queued(tx).await? else { return Ok(None) };
+                let Some(run_id) = queue::next(tx).await? else { return Ok(None) };
                 take(tx, run_id, &worker_id, now).await
             })
         })
@@ -140,11 +142,14 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Fenced`].
-    pub async fn update_run(&self, claim: &Claim, update: RunUpdate) -> Result<()> {
+    pub async fn update_run(&self, claim: &Claim, update: RunUpdate, now: i64) -> Result<()> {
         let claim = *claim;
         self.write(move |tx| {
             Box::pin(async move {
                 let org_id = fence(tx, claim).await?;
+                if let Some(cost) = update.cost {
+                    limits::count_cost(tx, claim.run_id, cost, now).await?;
+                }
                 sqlx::query(
                     "UPDATE runs SET branch = COALESCE($2, branch), base_commit = COALESCE($3, base_commit),
                          base_branch = COALESCE($4, base_branch), sandbox_id = COALESCE($5, sandbox_id),
@@ -314,22 +319,20 @@ pub async fn fence(tx: &mut Tx, claim: Claim) -> Result<i64> {
 
 /// A worker whose place another one has taken gets nothing.
 async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Option<Run>> {
-    let org_id: Option<i64> = sqlx::query_scalar(
+    let taken: Option<(i64, i64)> = sqlx::query_as(
         "UPDATE runs SET phase = 'preparing', worker_id = $2, attempt = attempt + 1,
              started_at = COALESCE(started_at, $3)
          WHERE id = $1 AND phase = 'queued'
-             AND (EXISTS (SELECT 1 FROM workers WHERE id = $2) OR NOT EXISTS (SELECT 1 FROM workers)) RETURNING org_id",
+             AND (EXISTS (SELECT 1 FROM workers WHERE id = $2) OR NOT EXISTS (SELECT 1 FROM workers))
+         RETURNING org_id, user_id",
     )
     .bind(run_id)
     .bind(worker_id)
     .bind(now)
     .fetch_optional(&mut tx.conn)
     .await?;
-    let Some(org_id) = org_id else { return Ok(None) };
-    sqlx::query("UPDATE orgs SET claim_turn = (SELECT MAX(claim_turn) FROM orgs) + 1 WHERE id = $1")
-        .bind(org_id)
-        .execute(&mut tx.conn)
-        .await?;
+    let Some((org_id, user_id)) = taken else { return Ok(None) };
+    queue::took_turn(tx, org_id, user_id).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
     full_run(tx, run_id).await.map(Some)
 }

@@ -20,11 +20,14 @@ mod effects;
 pub mod failpoint;
 mod idempotency;
 mod invitations;
+mod limits;
 mod log;
 mod members;
 mod orgs;
 mod phase;
 mod pull_requests;
+mod queue;
+mod rates;
 mod repos;
 mod retention;
 mod row;
@@ -44,10 +47,12 @@ pub use claims::{Claim, MAX_CRASHES, RunUpdate};
 pub use effects::Effect;
 pub use idempotency::{Answer, Answered, Ask, RequestKey};
 pub use invitations::{Invitation, NewInvitation};
+pub use limits::{OrgLimits, OrgUsage, month};
 pub use log::{LogRow, NewLog};
 pub use orgs::{Org, OrgChange};
 pub use phase::{Phase, Reason};
 pub use pull_requests::{NewPullRequest, PullRequest};
+pub use rates::{Block, Rate};
 pub use repos::{NewRepo, Repo};
 pub use retention::{Batch, Dropped, Ended, Space};
 pub use run_list::RunList;
@@ -70,6 +75,9 @@ pub enum Error {
     /// The row's state does not allow it; a sentence.
     #[error("{0}")]
     Conflict(String),
+    /// The organization's allowance is used up; a sentence.
+    #[error("{0}")]
+    UsedUp(String),
     /// The run is not this claim's any more: it was claimed anew, released or ended.
     #[error("the run was taken over or has ended")]
     Fenced,

@@ -259,8 +259,9 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 let ids: Vec<i64> = sqlx::query_scalar(
-                    "SELECT id FROM runs WHERE phase IN ('queued', 'preparing', 'running', 'waiting', 'finishing')
-                     ORDER BY id",
+                    "SELECT id FROM runs WHERE phase = 'queued'
+                     UNION
+                     SELECT id FROM runs WHERE phase IN ('preparing', 'running', 'waiting', 'finishing') ORDER BY id",
                 )
                 .fetch_all(&mut tx.conn)
                 .await?;
@@ -279,8 +280,10 @@ impl Store {
     /// The database's.
     pub async fn repos_in_use(&self) -> Result<Vec<i64>> {
         let ids = sqlx::query_scalar(
-            "SELECT DISTINCT repo_id FROM runs WHERE repo_id IS NOT NULL
-               AND phase IN ('queued', 'preparing', 'running', 'waiting', 'finishing')",
+            "SELECT repo_id FROM runs WHERE phase = 'queued' AND repo_id IS NOT NULL
+             UNION
+             SELECT repo_id FROM runs
+             WHERE phase IN ('preparing', 'running', 'waiting', 'finishing') AND repo_id IS NOT NULL",
         )
         .fetch_all(&self.readers)
         .await?;

@@ -7,7 +7,7 @@ use crate::{
     Change, ChangeKind, Error, Result, Store,
     audit::{self, Entry},
     dialect::{Db, Row, Tx},
-    log,
+    limits, log,
     phase::{Phase, Reason, status},
     row::{flag, unreadable, word},
 };
@@ -181,7 +181,7 @@ impl Store {
     /// Queues a run; its prompt is entry 1 of its log.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the repository is not this organization's.
+    /// [`Error::NotFound`] where the repository is not this organization's, [`Error::UsedUp`].
     pub async fn create_run(&self, org_id: i64, new: NewRun, now: i64) -> Result<Run> {
         self.write(move |tx| Box::pin(async move { create(tx, org_id, new, now).await })).await
     }
@@ -230,14 +230,17 @@ impl Store {
         Ok((runs, total))
     }
 
-    /// How many runs are in each phase but the last; phases without runs are left out.
+    /// How many runs are in each phase but the last; phases without runs may be left out.
     ///
     /// # Errors
     /// The database's.
     pub async fn runs_by_phase(&self) -> Result<Vec<(Phase, i64)>> {
+        // In two parts, as each has an index of its own.
         let rows: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT phase, COUNT(*) FROM runs
-             WHERE phase IN ('queued', 'preparing', 'running', 'waiting', 'finishing') GROUP BY phase",
+            "SELECT 'queued', COUNT(*) FROM runs WHERE phase = 'queued'
+             UNION ALL
+             SELECT phase, COUNT(*) FROM runs WHERE phase IN ('preparing', 'running', 'waiting', 'finishing')
+             GROUP BY phase",
         )
         .fetch_all(&self.readers)
         .await?;
@@ -275,6 +278,7 @@ pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<R
             .await?;
         ours.ok_or(Error::NotFound)?;
     }
+    limits::count_run(tx, org_id, now).await?;
     let run_id: i64 = sqlx::query_scalar(
         "INSERT INTO runs (org_id, user_id, repo_id, model, agent_type, source_type, phase, base_branch,
                            base_commit, push, open_pr, created_at, queued_at)

@@ -2,20 +2,21 @@
 //!
 //! Refusals come in this order: 401, 429, 422, 403; what a handler looks for and does not find is 404.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
 use codegen_store::{Actor, Member, RequestKey, Role, Token, User};
 use futures::{Stream, StreamExt as _};
 
 use super::{
+    address,
     body::{Fields, Input},
     error::ApiError,
-    idempotency, last_use,
+    idempotency, last_use, limits,
     rights::{Who, scope_of},
     session,
 };
@@ -135,14 +136,13 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let caller = authenticate(app, &parts.method, &parts.headers).await?;
-        if app.config.rate_limits {
-            app.requests.limits.take(caller.token.id, I::LIMIT).map_err(ApiError::TooMany)?;
-        }
         let params = RawPathParams::from_request_parts(&mut parts, app).await;
         let path: HashMap<String, String> = match &params {
             Ok(params) => params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             Err(_) => return Err(ApiError::not_found("Not found.")),
         };
+        let of_org = path.get("org_id").and_then(|id| id.parse().ok());
+        limits::take(app, &parts.extensions, &caller, of_org, I::LIMIT).await?;
         let bytes = if I::BODY > 0 { Some(read_body(body, &parts.headers, I::BODY).await?) } else { None };
         let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
         let mut fields = Fields::new(app, path, parts.uri.query(), body);
@@ -165,7 +165,8 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
             let sentence = format!("This token does not have the scope {scope}.");
             return Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence));
         }
-        let actor = actor(&parts, &caller, params.ok().as_ref(), A::IN_ORG.then_some(org_id), app.now());
+        let mut actor = actor(&parts, &caller, params.ok().as_ref(), A::IN_ORG.then_some(org_id), app.now());
+        actor.address = address::of(&app.config, &parts.headers, &parts.extensions).map(|address| address.to_string());
         let by = A::admit(app, caller, org_id).await?;
         codegen_store::act_as(actor);
         Ok(Self { by, input, key })
@@ -243,7 +244,7 @@ fn actor(parts: &Parts, caller: &Caller, params: Option<&RawPathParams>, org_id:
         user_name: caller.user.github_username.clone(),
         token_id: caller.token.id,
         token_name: caller.token.name.clone(),
-        address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical().to_string()),
+        address: None,
         org_id,
         operation,
         at: now,

@@ -305,6 +305,34 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A bounded integer of the body that may be absent or null.
+    pub fn optional_int_within(&mut self, key: &str, least: i64, most: i64) -> Option<Option<i64>> {
+        let Some(number) = self.optional_int(key)? else { return Some(None) };
+        #[allow(clippy::cast_precision_loss, reason = "bounds are small")]
+        let within = self.bounded(key, number as f64, least as f64, most as f64);
+        within.then_some(Some(number))
+    }
+
+    /// A bounded number of the body that may be absent or null.
+    pub fn optional_number_within(&mut self, key: &str, least: f64, most: f64) -> Option<Option<f64>> {
+        let Some(raw) = self.raw(key) else { return Some(None) };
+        let Ok(number) = serde_json::from_str::<f64>(raw.get()) else {
+            self.fail(&["body", key], "float_type", "Input should be a valid number");
+            return None;
+        };
+        self.bounded(key, number, least, most).then_some(Some(number))
+    }
+
+    fn bounded(&mut self, key: &str, number: f64, least: f64, most: f64) -> bool {
+        if number < least {
+            let msg = format!("Input should be greater than or equal to {least}");
+            self.fail(&["body", key], "greater_than_equal", msg);
+        } else if number > most {
+            self.fail(&["body", key], "less_than_equal", format!("Input should be less than or equal to {most}"));
+        }
+        (least..=most).contains(&number)
+    }
+
     /// A list of texts that may be absent or null.
     pub fn optional_texts(&mut self, key: &str) -> Option<Vec<String>> {
         let Some(raw) = self.raw(key) else { return Some(Vec::new()) };

@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use super::{
-    agent_runs, audit, changes, error, events, health, logs, members, models, organizations, pull_requests, repos,
-    run_views, session, tokens, trace, users,
+    agent_runs, audit, changes, error, events, health, logs, members, models, org_limits, organizations, pull_requests,
+    repos, run_views, session, tokens, trace, users,
 };
 
 #[derive(OpenApi)]
@@ -27,7 +27,7 @@ use super::{
         members::service_accounts, members::create_service_account, members::remove_service_account,
         tokens::list, tokens::create, tokens::revoke,
         tokens::list_of_account, tokens::create_of_account, tokens::revoke_of_account,
-        audit::list, audit::export,
+        audit::list, audit::export, org_limits::get, org_limits::put,
         repos::list, repos::list_alias, repos::add, repos::setup_commands, repos::put_setup_commands,
         agent_runs::create, agent_runs::get, agent_runs::list, agent_runs::list_alias,
         agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, changes::diff,

@@ -108,6 +108,7 @@ impl From<codegen_store::Error> for ApiError {
         match error {
             codegen_store::Error::NotFound => Self::not_found("Not found."),
             codegen_store::Error::Conflict(sentence) => Self::Refused(StatusCode::CONFLICT, sentence),
+            codegen_store::Error::UsedUp(sentence) => Self::Refused(StatusCode::PAYMENT_REQUIRED, sentence),
             codegen_store::Error::Full => {
                 error!("the disk with the database is full");
                 Self::Refused(

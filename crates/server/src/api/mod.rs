@@ -14,6 +14,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
+mod address;
 mod agent_runs;
 mod audit;
 mod auth;
@@ -30,6 +31,7 @@ mod limits;
 mod logs;
 mod members;
 mod models;
+mod org_limits;
 mod organizations;
 mod page;
 mod pull_requests;
@@ -61,6 +63,7 @@ fn routes() -> Routes {
         .route("/audit-log", get(audit::list))
         .route("/audit-log/export", get(audit::export))
         .route("/users", get(users::list))
+        .route("/limits", get(org_limits::get).put(org_limits::put))
         .route("/users/{user_id}", get(users::get).patch(members::change_role).delete(members::remove))
         .route("/invitations", get(members::invitations).post(members::invite))
         .route("/invitations/{invitation_id}", delete(members::withdraw))
@@ -133,6 +136,7 @@ fn router(app: Arc<App>) -> Router {
         })
         .fallback(|| async { ApiError::not_found("Not found.") })
         .layer(from_fn(|request: Request, next: Next| codegen_store::serving(next.run(request))))
+        .layer(from_fn_with_state(app.clone(), limits::guard))
         .layer(from_fn_with_state(app.clone(), health::count))
         .with_state(app);
     // A layer of a router runs after its routing, so the rewriting one has a router of its own around.

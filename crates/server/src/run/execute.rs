@@ -267,7 +267,7 @@ impl Story {
                 "Its sandbox is gone; the work is kept as it was after the last turn that was kept.",
             );
             let update = RunUpdate { diff_stat: Some(stat), ..RunUpdate::default() };
-            self.app.store.update_run(&self.run.claim(), update).await?;
+            self.app.store.update_run(&self.run.claim(), update, self.app.now()).await?;
         }
         let (app, claim, let_go) = (self.app.clone(), self.run.claim(), self.let_go.clone());
         let (log, _) = RunLog::open(app, claim, self.run.org_id, let_go, Turns::unwatched()).await?;
@@ -334,6 +334,9 @@ impl From<Outcome> for Ending {
                 (Reason::OutOfTokens, "The run used all its tokens, or the model's context is full.".to_owned())
             }
             Outcome::OutOf(Limit::Cost) => (Reason::OutOfTokens, "The run used all its money.".to_owned()),
+            Outcome::OutOf(Limit::Allowance) => {
+                (Reason::OutOfTokens, "The organization has used all its money of this month.".to_owned())
+            }
             Outcome::OutOf(Limit::Time) => (Reason::Timeout, "The run used all its time.".to_owned()),
             Outcome::Stopped => (Reason::Cancelled, "Stopped.".to_owned()),
             Outcome::ModelFailed(sentence) => (Reason::Error, sentence),

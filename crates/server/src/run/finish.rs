@@ -89,7 +89,11 @@ pub(super) async fn keep_late(story: &Story, prepared: &Prepared) -> Result<()> 
 async fn carry_all_out(story: &Story, prepared: &mut Prepared, log: &RunLog, ending: &mut Ending) -> Result<()> {
     let summary: String = ending.text.trim().chars().take(2_000).collect();
     let claim = story.run.claim();
-    story.app.store.update_run(&claim, RunUpdate { summary: Some(summary), ..RunUpdate::default() }).await?;
+    story
+        .app
+        .store
+        .update_run(&claim, RunUpdate { summary: Some(summary), ..RunUpdate::default() }, story.app.now())
+        .await?;
     let sandbox = prepared.sandbox.clone();
     let Some(git) = &mut prepared.git else { return Ok(()) };
     if ending.reason == Reason::Complete {
@@ -127,7 +131,7 @@ async fn carry_all_out(story: &Story, prepared: &mut Prepared, log: &RunLog, end
         diff_stat: Some(git.mirror.diff_stat(git.base.as_deref(), &commit).await?),
         ..RunUpdate::default()
     };
-    story.app.store.update_run(&claim, update).await?;
+    story.app.store.update_run(&claim, update, story.app.now()).await?;
 
     let mut pushed = false;
     if !story.run.push {

@@ -250,7 +250,8 @@ impl Log for RunLog {
                 ..RunUpdate::default()
             };
             // Side by side, so that both share one commit.
-            self.size.entries = tokio::try_join!(append, self.app.store.update_run(&self.claim, update))?.0;
+            self.size.entries =
+                tokio::try_join!(append, self.app.store.update_run(&self.claim, update, self.app.now()))?.0;
         } else {
             self.size.entries = append.await?;
         }
@@ -276,6 +277,16 @@ impl Log for RunLog {
 
     fn delta(&mut self, delta: Delta) {
         self.app.watches.delta(self.claim.run_id, &delta);
+    }
+
+    async fn may_spend(&mut self) -> bool {
+        match self.app.store.money_is_spent(self.org_id, self.app.now()).await {
+            Ok(spent) => !spent,
+            Err(error) => {
+                tracing::warn!(run.id = self.claim.run_id, %error, "asking what its organization may spend; it is asked again at the next step");
+                true
+            }
+        }
     }
 
     async fn take_messages(&mut self) -> Vec<Entry> {

@@ -215,7 +215,7 @@ async fn again_or_new(
     }
     // Side by side, so that all share one commit.
     let place = RunUpdate { sandbox_id: story.run.sandbox_id.clone().filter(|_| is_new), ..RunUpdate::default() };
-    let recorded = app.store.update_run(&claim, place);
+    let recorded = app.store.update_run(&claim, place, app.now());
     tokio::try_join!(log.settled(), recorded, app.store.set_phase(&claim, Phase::Running))?;
 
     let rules = format!("{}\n{}", context(story, git.as_ref(), setup_failed.as_deref()), rules.text);
@@ -286,7 +286,7 @@ async fn find_base(story: &Story, repo: &Repo, mirror: &Mirror, stage: &Stage) -
             None => Ok(Vec::new()),
         }
     };
-    let recorded = async { Ok(app.store.update_run(&run.claim(), update).await?) };
+    let recorded = async { Ok(app.store.update_run(&run.claim(), update, app.now()).await?) };
     let (lacking, ()) = tokio::try_join!(lacking, recorded)?;
     Ok(Git {
         checkout: Checkout {

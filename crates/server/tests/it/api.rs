@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use codegen_sandbox::{Engine, Error, Fence, Isolation, Sandbox, Spec};
-use codegen_server::{App, Config};
+use codegen_server::{App, Clock, Config};
 use codegen_store::{NewUser, Reason, Role};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -57,13 +57,27 @@ impl TestApp {
 
     /// Ends this server and starts another on its data directory.
     pub async fn restart(self) -> Self {
+        self.restart_with(&[]).await
+    }
+
+    /// The same with other settings.
+    pub async fn restart_with(self, env: &[(&str, &str)]) -> Self {
         self.app.shutdown.cancel();
         self.serving.await.unwrap().unwrap();
-        Self::on(self.dir, &[], Arc::new(NoSandboxes)).await
+        Self::on(self.dir, env, Arc::new(NoSandboxes)).await
     }
 
     /// On a data directory of the caller's, with an engine of theirs.
     pub async fn on(dir: tempfile::TempDir, env: &[(&str, &str)], engine: Arc<dyn Engine>) -> Self {
+        Self::start(dir, env, engine, Clock::system()).await
+    }
+
+    /// By a clock that stands still until the test moves it.
+    pub async fn at(clock: Clock, env: &[(&str, &str)]) -> Self {
+        Self::start(tempfile::tempdir().unwrap(), env, Arc::new(NoSandboxes), clock).await
+    }
+
+    async fn start(dir: tempfile::TempDir, env: &[(&str, &str)], engine: Arc<dyn Engine>, clock: Clock) -> Self {
         codegen_server::install_tls();
         // A key that is never used: runs end at the engine.
         let usual = [("CODEGEN_ADMIN_TOKEN", TOKEN), ("CODEGEN_RATE_LIMITS", "off"), ("ANTHROPIC_API_KEY", "sk-none")];
@@ -72,7 +86,7 @@ impl TestApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         config.set_addr(listener.local_addr().unwrap());
         let base = config.public_url.clone();
-        let (app, _) = App::open(config, engine).await.unwrap();
+        let (app, _) = App::open_at(config, engine, clock).await.unwrap();
         let serving = tokio::spawn(codegen_server::serve(app.clone(), listener));
         Self { app, base, http: Client::builder().no_proxy().build().unwrap(), dir, serving }
     }

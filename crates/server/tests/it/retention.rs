@@ -123,14 +123,14 @@ async fn a_sandbox_that_is_being_made_is_its_runs_and_one_of_an_earlier_attempt_
     let whose = async |id: String, kept, now| owner(store, &id, kept, now).await.unwrap();
     assert_eq!(whose(id(1), 0, 10).await, Owner::Live, "made, and not yet recorded");
     let update = RunUpdate { sandbox_id: Some(id(1)), ..RunUpdate::default() };
-    store.update_run(&run.claim(), update).await.unwrap();
+    store.update_run(&run.claim(), update, 0).await.unwrap();
     store.release_run(&run.claim(), "stopped", 9).await.unwrap();
     assert_eq!(whose(id(1), 0, 10).await, Owner::Live, "a run that waits goes on in it");
     let again = store.claim_run_by_id(run.id, "w", 11).await.unwrap().unwrap();
     assert_eq!(whose(id(1), 0, 12).await, Owner::Live, "it is attached to");
     assert_eq!(whose(id(2), 0, 12).await, Owner::Live, "or another is made");
     let update = RunUpdate { sandbox_id: Some(id(2)), ..RunUpdate::default() };
-    store.update_run(&again.claim(), update).await.unwrap();
+    store.update_run(&again.claim(), update, 0).await.unwrap();
     assert_eq!(whose(id(1), 0, 12).await, Owner::None);
     store.finish_run(&again.claim(), Reason::Complete, "Done.", None, 100).await.unwrap();
     assert_eq!(whose(id(2), 60, 120).await, Owner::Kept, "its own worker is just removing it");

@@ -4,5 +4,5 @@ mod sqlite;
 
 pub use sqlite::{
     Acknowledge, Connection, Db, Job, Pool, Request, Row, Tx, Verdict, backup, free_bytes, give_back, gives_back,
-    is_full, next_queued, open, open_beside, write_in_groups,
+    is_full, lock_queue, open, open_beside, write_in_groups,
 };

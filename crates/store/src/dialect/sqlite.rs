@@ -1,4 +1,4 @@
-//! SQLite: opening, the one writer with group commit, and the claim.
+//! SQLite: opening, and the one writer with group commit.
 
 use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
 
@@ -36,6 +36,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "tenants", include_str!("../../migrations/sqlite/0008_tenants.sql")),
     (18, "audit", include_str!("../../migrations/sqlite/0018_audit.sql")),
     (11, "secrets and rules", include_str!("../../migrations/sqlite/0011_secrets_and_rules.sql")),
+    (10, "limits", include_str!("../../migrations/sqlite/0010_limits.sql")),
 ];
 
 /// The writing connection and what will be announced after its commit.
@@ -337,19 +338,9 @@ pub fn is_full(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|e| e.code()).is_some_and(|code| matches!(&*code, "13" | "4874"))
 }
 
-/// The queued run to claim next: of the organization whose turn was longest ago, its oldest. SQLite takes one writer
-/// at a time, so there are no rows to lock or skip.
-pub async fn next_queued(tx: &mut Tx) -> Result<Option<i64>> {
-    let run_id: Option<i64> = sqlx::query_scalar(
-        "SELECT (SELECT r.id FROM runs r WHERE r.org_id = o.id AND r.phase = 'queued'
-                 ORDER BY r.queued_at, r.id LIMIT 1)
-         FROM orgs o
-         WHERE EXISTS (SELECT 1 FROM runs r WHERE r.org_id = o.id AND r.phase = 'queued')
-         ORDER BY o.claim_turn, o.id LIMIT 1",
-    )
-    .fetch_optional(&mut tx.conn)
-    .await?;
-    Ok(run_id)
+/// Keeps other claims away until the commit. SQLite takes one writer at a time, which does that.
+pub async fn lock_queue(_: &mut Tx) -> Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -396,5 +387,25 @@ mod tests {
         let claimed = store.claim_run("w", 4).await.unwrap().unwrap();
         assert_eq!(claimed.id, run.id, "small changes go on");
         assert!(store.claim_run("w", 5).await.unwrap().is_none(), "the refused run is not there");
+    }
+
+    #[tokio::test]
+    async fn a_claim_steps_through_indexes_and_looks_at_no_run_that_is_not_queued_or_live() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (_, mut conn) = open(&dir.path().join("codegen.db")).await.unwrap();
+        for sql in [crate::queue::ORGS, crate::queue::RUN] {
+            let plan: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+                    .fetch_all(&mut conn)
+                    .await
+                    .unwrap();
+            let of_runs: Vec<&str> =
+                plan.iter().map(|row| row.3.as_str()).filter(|step| step.contains(" runs")).collect();
+            assert!(of_runs.len() >= 3, "{plan:?}");
+            for step in of_runs {
+                let quick = ["runs_queued", "runs_live", "runs_org_phase"].iter().any(|index| step.contains(index));
+                assert!(step.starts_with("SEARCH runs") && quick, "{step}");
+            }
+        }
     }
 }

@@ -62,7 +62,7 @@ async fn every_write_of_an_earlier_claim_is_refused() {
             store.append_log(&claim, "notice", "{}", false, 22).await.map(drop),
             store.append_log_batch(&claim, vec![], 22).await.map(drop),
             store.set_phase(&claim, Phase::Running).await,
-            store.update_run(&claim, update).await,
+            store.update_run(&claim, update, 22).await,
             store.intend(&claim, "k", "push", "{}", 22).await.map(drop),
             store.settle(&claim, "k", "{}", 22).await,
             store.release_run(&claim, "stopped", 9).await,
@@ -149,9 +149,9 @@ async fn an_update_changes_what_it_names_and_nothing_else() {
     let claimed = fixture.store.claim_run("w", 20).await.unwrap().unwrap();
     let claim = claimed.claim();
     let first = RunUpdate { branch: Some("codegen/1-task".to_owned()), cost: Some(0.25), ..RunUpdate::default() };
-    fixture.store.update_run(&claim, first).await.unwrap();
+    fixture.store.update_run(&claim, first, 22).await.unwrap();
     let second = RunUpdate { steps: Some(3), ..RunUpdate::default() };
-    fixture.store.update_run(&claim, second).await.unwrap();
+    fixture.store.update_run(&claim, second, 22).await.unwrap();
     let run = fixture.store.run_by_id(claim.run_id).await.unwrap();
     let expected = codegen_store::Run { branch: Some("codegen/1-task".to_owned()), cost: 0.25, steps: 3, ..claimed };
     assert_eq!(run, expected);

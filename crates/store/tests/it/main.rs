@@ -3,6 +3,7 @@
 
 mod audit;
 mod claims;
+mod limits;
 mod log;
 mod open;
 mod pages;
