@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod anthropic;
-mod cost;
 mod endings;
 mod fake;
 mod files;
