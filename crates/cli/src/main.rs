@@ -38,6 +38,8 @@ struct Cli {
 enum Command {
     /// Run the server: HTTP API and worker
     Serve(serve::Args),
+    /// Work on the runs of servers that share a PostgreSQL database
+    Worker(serve::WorkerArgs),
     /// Run one task on a repository, without a server
     Run(run::Args),
     /// Start a run on the server, or look at one
@@ -156,6 +158,7 @@ fn in_words(error: &anyhow::Error) -> String {
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Serve(args) => with_means(args.isolation, async |means| serve::serve(args, means).await),
+        Command::Worker(args) => with_means(args.isolation, async |means| serve::work(args, means).await),
         Command::Run(args) => with_means(args.isolation, async |means| run::run(args, means).await),
         Command::Agent(args) => without_sandboxes(agent::agent(args)),
         Command::Agents(args) => without_sandboxes(agent::list(args)),

@@ -1,9 +1,9 @@
-//! `codegen serve`: the server until SIGTERM or Ctrl-C.
+//! `codegen serve` and `codegen worker`: until SIGTERM or Ctrl-C.
 
 use std::{io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use codegen_server::{App, FirstStart, Means, config::Config, engine};
+use codegen_server::{App, Clock, FirstStart, Means, Part, config::Config, engine};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -16,14 +16,36 @@ pub struct Args {
     /// Where to listen [default: 127.0.0.1:8080]
     #[arg(long)]
     addr: Option<SocketAddr>,
+    /// Work on no runs: `codegen worker` does, here or on other machines. Needs PostgreSQL
+    #[arg(long)]
+    no_worker: bool,
     #[command(flatten)]
     pub isolation: crate::Isolation,
     #[command(flatten)]
     place: crate::DataDir,
 }
 
+#[derive(clap::Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub isolation: crate::Isolation,
+    #[command(flatten)]
+    place: crate::DataDir,
+}
+
+/// Works on runs until it is told to end, then lets them go.
+pub async fn work(args: WorkerArgs, means: Means) -> Result<ExitCode> {
+    let args = Args { addr: None, no_worker: false, isolation: args.isolation, place: args.place };
+    start(args, means, Part::Worker).await
+}
+
 /// Serves until it is told to end, then drains.
 pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
+    let part = if args.no_worker { Part::Api } else { Part::Whole };
+    start(args, means, part).await
+}
+
+async fn start(args: Args, means: Means, part: Part) -> Result<ExitCode> {
     crate::log_to_stderr("info,sqlx=warn,hyper=warn");
     #[cfg(debug_assertions)]
     if let Ok(plan) = std::env::var("FAILPOINT") {
@@ -35,21 +57,21 @@ pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
     }
     // Before anyone is told of the server: whoever knows it may end it.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let listener = match TcpListener::bind(config.addr).await {
-        Ok(listener) => listener,
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("{} is in use by another program; give another address with --addr", config.addr)
-        }
-        Err(e) => return Err(e).with_context(|| format!("listening on {}", config.addr)),
+    let listener = match part {
+        Part::Worker => None,
+        Part::Whole | Part::Api => Some(listen(&mut config).await?),
     };
-    // Port 0 asks the kernel for a free one.
-    config.set_addr(listener.local_addr().context("reading the listening address")?);
     let zygote_gone = means.gone().context("watching the process that makes sandboxes")?;
     let engine = engine::engine(means, &config.data_dir)?;
-    // A host that refuses is found out now, not by the first run.
-    engine::try_out(&*engine).await.context("trying a sandbox out")?;
-    let (app, first_start) = App::open(config, engine).await?;
-    let mut words = format!("codegen is at {}\n", app.config.public_url);
+    if part != Part::Api {
+        // A host that refuses is found out now, not by the first run.
+        engine::try_out(&*engine).await.context("trying a sandbox out")?;
+    }
+    let (app, first_start) = App::open_part(config, engine, Clock::system(), part).await?;
+    let mut words = match part {
+        Part::Worker => format!("codegen works on runs as {}\n", app.worker_id),
+        Part::Whole | Part::Api => format!("codegen is at {}\n", app.config.public_url),
+    };
     if let Some(FirstStart { token }) = first_start {
         words.push_str(&format!("token (shown once): {token}\n"));
         words.push_str(&format!("next: codegen login --url {} --token {token}\n", app.config.public_url));
@@ -82,8 +104,24 @@ pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
             }
         }
     });
-    codegen_server::serve(app, listener).await?;
+    match listener {
+        Some(listener) => codegen_server::serve(app, listener).await?,
+        None => codegen_server::work(app).await?,
+    }
     watching.await.context("watching the process that makes sandboxes")
+}
+
+/// Takes the address of the settings, and puts the port there that the kernel gave for port 0.
+async fn listen(config: &mut Config) -> Result<TcpListener> {
+    let listener = match TcpListener::bind(config.addr).await {
+        Ok(listener) => listener,
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("{} is in use by another program; give another address with --addr", config.addr)
+        }
+        Err(e) => return Err(e).with_context(|| format!("listening on {}", config.addr)),
+    };
+    config.set_addr(listener.local_addr().context("reading the listening address")?);
+    Ok(listener)
 }
 
 /// Where systemd started this and asked to be told (`Type=notify`); nothing elsewhere.

@@ -92,6 +92,10 @@ pub struct Config {
     pub admin_token: Option<SecretString>,
     /// Keys of the secrets in the database, in place of the data directory's.
     pub secret_key: Option<SecretString>,
+    /// PostgreSQL's address, where the database is not SQLite's file in [`Config::data_dir`].
+    pub database_url: Option<SecretString>,
+    /// Seconds after which a worker that is not heard of loses its runs to others, on PostgreSQL.
+    pub worker_lease_s: u64,
     /// Runs at once.
     pub max_concurrent_runs: usize,
     /// Model of runs that name none.
@@ -193,6 +197,8 @@ impl Config {
             data_dir: data_dir.to_owned(),
             admin_token: None,
             secret_key: None,
+            database_url: None,
+            worker_lease_s: 75,
             max_concurrent_runs: (cores * 2).max(2),
             default_model: None,
             rate_limits: true,

@@ -108,6 +108,28 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     )),
+    secret(of_vendor(
+        "database_url",
+        "PostgreSQL 15 or later, as `postgres://user:password@host/database`, for several servers and workers; without it \
+         the database is SQLite's in `data_dir`, which is one process's. `codegen run` does not use it.",
+        "DATABASE_URL",
+        |c| hidden(&c.database_url),
+        |c, v| {
+            if !["postgres://", "postgresql://"].iter().any(|scheme| v.trim().starts_with(scheme)) {
+                return Err("must begin with postgres://".to_owned());
+            }
+            c.database_url = Some(v.trim().into());
+            Ok(())
+        },
+    )),
+    plain(
+        "worker_lease_s",
+        "Seconds after which a worker that is not heard of loses its runs to others, on PostgreSQL. A database that is away for \
+         less moves no run.",
+        "`75`",
+        |c| Some(c.worker_lease_s.to_string()),
+        |c, v| above_zero(&mut c.worker_lease_s, v),
+    ),
     plain(
         "max_concurrent_runs",
         "Runs at once; others wait.",

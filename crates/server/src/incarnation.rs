@@ -6,6 +6,26 @@ use std::{io::Write as _, path::Path};
 use anyhow::{Context, Result};
 
 const FILE: &str = "incarnation";
+const NAME: &str = "name";
+
+/// The name of a data directory among those of one database; made at the first time.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn name(data_dir: &Path) -> Result<String> {
+    let path = data_dir.join(NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => Ok(name.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("reading {}", path.display()))
+        }
+        Ok(_) | Err(_) => {
+            let name = crate::token::random(8);
+            std::fs::write(&path, &name).with_context(|| format!("writing {}", path.display()))?;
+            Ok(name)
+        }
+    }
+}
 
 /// The incarnation of a data directory; 0 where it was never restored.
 ///

@@ -1,15 +1,18 @@
 //! The server: where store, sandboxes and agents meet. [`App`] is made once and passed as `Arc<App>`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use codegen_agent::models::{self, ConnectError, Model};
 use codegen_sandbox::Engine;
-use codegen_store::{NewUser, Store};
+use codegen_store::{DirLock, NewUser, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 mod api;
 pub mod backup;
@@ -40,8 +43,21 @@ pub use engine::Means;
 pub use watch::{Viewer, Watches};
 pub use worker::Lease;
 
+/// What a process does of the whole. Several share a database only where it is PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Serves HTTP and works on runs.
+    Whole,
+    /// Serves HTTP.
+    Api,
+    /// Works on runs.
+    Worker,
+}
+
 /// Everything a request or a run needs.
 pub struct App {
+    /// What this process does of it.
+    pub part: Part,
     /// Settings.
     pub config: Config,
     /// Rows.
@@ -104,13 +120,48 @@ impl App {
         engine: Arc<dyn Engine>,
         clock: Clock,
     ) -> Result<(Arc<Self>, Option<FirstStart>)> {
-        let store = Store::open(&config.data_dir).await?;
+        Self::open_part(config, engine, clock, Part::Whole).await
+    }
+
+    /// [`App::open_at`] for a process that does a part of the whole.
+    ///
+    /// # Errors
+    /// The same; and where the database is SQLite's, which is one process's.
+    pub async fn open_part(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        clock: Clock,
+        part: Part,
+    ) -> Result<(Arc<Self>, Option<FirstStart>)> {
+        let store = match &config.database_url {
+            Some(url) => {
+                let lock = DirLock::make(&config.data_dir)?;
+                if config.secret_key.is_none() {
+                    let file = "its own key; set CODEGEN_SECRET_KEY to the same value for all of them";
+                    warn!("each server of this database encrypts secrets with {file}");
+                }
+                Store::connect(url.expose_secret(), Some(lock)).await?
+            }
+            None if part == Part::Whole => Store::open(&config.data_dir).await?,
+            None => bail!(
+                "servers and workers are separate processes only on PostgreSQL: set DATABASE_URL to \
+                 postgres://user:password@host/database, or use `codegen serve` for both in one"
+            ),
+        };
         let incarnation = incarnation::read(&config.data_dir)?;
         let keys = secrets::Keys::open(&config.data_dir, config.secret_key.as_ref())?;
-        let worker_id = token::random(12);
-        let lease = Lease::take(&store, &worker_id, &config.public_url, clock.now()).await?;
+        // Whoever has the data directory knows that the workers that had it before are gone.
+        let worker_id = format!("{}-{}", incarnation::name(&config.data_dir)?, token::random(12));
+        let length = if store.is_shared() { Duration::from_secs(config.worker_lease_s) } else { worker::ALONE };
+        let lease = match part {
+            Part::Whole | Part::Worker => {
+                Lease::take(&store, &worker_id, &config.public_url, clock.now(), length).await?
+            }
+            Part::Api => Lease::none(),
+        };
         let shutdown = CancellationToken::new();
         let app = Self {
+            part,
             watches: Watches::new(store.clone(), shutdown.clone()),
             store,
             engine,
@@ -175,10 +226,23 @@ impl App {
 /// When serving breaks off by itself.
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     info!(url = app.config.public_url, "serving at {}", app.config.public_url);
-    let work = tokio::spawn(worker::run(app.clone()));
+    let work = (app.part == Part::Whole).then(|| tokio::spawn(worker::run(app.clone())));
     let served = api::serve(app.clone(), listener).await;
     app.shutdown.cancel();
-    work.await.context("the worker ended abnormally")??;
+    if let Some(work) = work {
+        work.await.context("the worker ended abnormally")??;
+    }
     app.store.close().await;
     served
+}
+
+/// Works on runs until `app.shutdown`, then drains, as [`serve`] does, without serving anything.
+///
+/// # Errors
+/// When another process has taken this one's place.
+pub async fn work(app: Arc<App>) -> Result<()> {
+    info!(worker.id = app.worker_id, "working as {}", app.worker_id);
+    let worked = worker::run(app.clone()).await;
+    app.store.close().await;
+    Ok(worked?)
 }

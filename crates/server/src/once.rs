@@ -191,6 +191,7 @@ async fn open_free(config: Config, means: Means) -> Result<(Arc<App>, Option<cra
         let Some(means) = means.take() else { break };
         let mut config = config.clone();
         config.data_dir = dir;
+        config.database_url = None;
         let engine = engine::engine(means, &config.data_dir)?;
         return App::open(config, engine).await;
     }

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use codegen_store::{DATABASE, Error as StoreError, Store};
+use codegen_store::{DATABASE, DirLock, Error as StoreError, Store};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use tracing::warn;
 
@@ -113,13 +114,26 @@ pub async fn df(config: &Config) -> Result<(Option<Usage>, Vec<Usage>)> {
     Ok((main, beside))
 }
 
+/// Where the database of a data directory is, when it is not in it. `codegen run` has its own in its directories.
+fn url<'a>(config: &'a Config, data_dir: &Path) -> Option<&'a str> {
+    config.database_url.as_ref().filter(|_| data_dir == config.data_dir).map(ExposeSecret::expose_secret)
+}
+
+/// Opens the database beside the processes that use it.
+async fn open_beside(config: &Config, data_dir: &Path) -> Result<Store, StoreError> {
+    match url(config, data_dir) {
+        None => Store::open_beside(data_dir).await,
+        Some(url) => Store::connect(url, None).await,
+    }
+}
+
 /// Whether only `codegen run` was ever used here.
 fn is_missing(config: &Config, beside: &[PathBuf]) -> bool {
-    !beside.is_empty() && !config.data_dir.join(DATABASE).exists()
+    !beside.is_empty() && config.database_url.is_none() && !config.data_dir.join(DATABASE).exists()
 }
 
 async fn df_of(config: &Config, data_dir: &Path) -> Result<Usage> {
-    let store = Store::open_beside(data_dir).await?;
+    let store = open_beside(config, data_dir).await?;
     let usage = disk::usage(&store, data_dir, &Limits::from(&config.keep), reap::kept_ms(&config.keep), now()).await;
     store.close().await;
     usage
@@ -146,7 +160,7 @@ pub async fn plan(config: &Config, wanted: &Wanted) -> Result<Pruned> {
 }
 
 async fn plan_of(config: &Config, data_dir: &Path, wanted: &Wanted) -> Result<Pruned> {
-    let store = Store::open_beside(data_dir).await?;
+    let store = open_beside(config, data_dir).await?;
     let plan = retention::plan(&store, data_dir, &wanted.limits(config), now()).await;
     store.close().await;
     let bytes = database_bytes(data_dir);
@@ -176,9 +190,16 @@ pub async fn prune(config: &Config, zygote: Zygote, wanted: &Wanted) -> Result<P
 
 async fn prune_of(config: &Config, data_dir: &Path, zygote: Option<Zygote>, wanted: &Wanted) -> Result<Pruned> {
     let before = database_bytes(data_dir);
-    let (store, alone) = match Store::open(data_dir).await {
+    let opened = match url(config, data_dir) {
+        None => Store::open(data_dir).await,
+        Some(url) => match DirLock::make(data_dir) {
+            Ok(lock) => Store::connect(url, Some(lock)).await,
+            Err(error) => Err(error),
+        },
+    };
+    let (store, alone) = match opened {
         Ok(store) => (store, true),
-        Err(StoreError::Locked(_)) => (Store::open_beside(data_dir).await?, false),
+        Err(StoreError::Locked(_)) => (open_beside(config, data_dir).await?, false),
         Err(error) => return Err(error.into()),
     };
     let done = async {

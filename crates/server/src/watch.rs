@@ -144,6 +144,14 @@ impl Watches {
         rows.range((run_id, i64::MIN)..=(run_id, i64::MAX)).for_each(|(_, waiter)| waiter.notify_one());
     }
 
+    fn look_at_everything(&self) {
+        self.access.send_modify(|changes| *changes += 1);
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values().for_each(|watch| watch.tell(News::Grown));
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.values().for_each(|waiter| waiter.notify_one());
+    }
+
     /// Shows what an agent says and nobody keeps.
     pub fn delta(&self, run_id: i64, delta: &Delta) {
         let Some(watch) = self.watch(run_id) else { return };
@@ -331,6 +339,8 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
             () = watch.wake.notified() => {}
             () = shutdown.cancelled() => {}
             () = sleep(HEARTBEAT) => {
+                // Another process may have died before it told of what it wrote.
+                watch.tell(News::Grown);
                 watch.frames.send(Frame { after: head, last: head, bytes: Bytes::from_static(b": still here\n\n"), is_end: false }).ok();
             }
         }
@@ -382,14 +392,9 @@ async fn tell_of_changes(watches: std::sync::Weak<Watches>, mut changes: broadca
                 ChangeKind::RunChanged => watches.row_changed(change.run_id),
                 ChangeKind::RunQueued => {}
                 ChangeKind::AccessChanged => watches.access.send_modify(|changes| *changes += 1),
+                ChangeKind::Missed => watches.look_at_everything(),
             },
-            Err(RecvError::Lagged(_)) => {
-                watches.access.send_modify(|changes| *changes += 1);
-                let open = watches.open.lock().unwrap_or_else(PoisonError::into_inner);
-                open.values().for_each(|watch| watch.tell(News::Grown));
-                let rows = watches.rows.lock().unwrap_or_else(PoisonError::into_inner);
-                rows.values().for_each(|waiter| waiter.notify_one());
-            }
+            Err(RecvError::Lagged(_)) => watches.look_at_everything(),
             Err(RecvError::Closed) => return,
         }
     }

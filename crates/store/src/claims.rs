@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     Change, ChangeKind, Error, Phase, Reason, Result, Run, Store,
-    dialect::{Db, Tx},
+    dialect::{self, Db, Scope, Tx},
     limits,
     log::append,
     queue,
@@ -64,7 +64,7 @@ impl Store {
     /// The database's.
     pub async fn claim_run(&self, worker_id: &str, now: i64) -> Result<Option<Run>> {
         let worker_id = worker_id.to_owned();
-        self.write(move |tx| {
+        self.write_within(Scope::Claim, move |tx| {
             Box::pin(async move {
                 let Some(run_id) = queue::next(tx).await? else { return Ok(None) };
                 take(tx, run_id, &worker_id, now).await
@@ -79,7 +79,7 @@ impl Store {
     /// The database's.
     pub async fn claim_stopped_run(&self, worker_id: &str, now: i64) -> Result<Option<Run>> {
         let worker_id = worker_id.to_owned();
-        self.write(move |tx| {
+        self.write_within(Scope::Claim, move |tx| {
             Box::pin(async move {
                 let run_id: Option<i64> = sqlx::query_scalar(
                     "SELECT id FROM runs WHERE phase = 'queued' AND stop_requested = 1 ORDER BY id LIMIT 1",
@@ -99,7 +99,8 @@ impl Store {
     /// The database's.
     pub async fn claim_run_by_id(&self, run_id: i64, worker_id: &str, now: i64) -> Result<Option<Run>> {
         let worker_id = worker_id.to_owned();
-        self.write(move |tx| Box::pin(async move { take(tx, run_id, &worker_id, now).await })).await
+        self.write_within(Scope::Claim, move |tx| Box::pin(async move { take(tx, run_id, &worker_id, now).await }))
+            .await
     }
 
     /// One run, of whichever organization; for workers only.
@@ -123,7 +124,7 @@ impl Store {
             return Err(Error::Conflict(format!("a claimed run is not set to {}", phase.as_str())));
         }
         let claim = *claim;
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 let org_id = fence(tx, claim).await?;
                 sqlx::query("UPDATE runs SET phase = $2 WHERE id = $1")
@@ -144,7 +145,7 @@ impl Store {
     /// [`Error::Fenced`].
     pub async fn update_run(&self, claim: &Claim, update: RunUpdate, now: i64) -> Result<()> {
         let claim = *claim;
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 let org_id = fence(tx, claim).await?;
                 if let Some(cost) = update.cost {
@@ -168,7 +169,8 @@ impl Store {
                 .bind(update.steps)
                 .bind(update.tokens_in)
                 .bind(update.tokens_out)
-                .bind(update.cost)
+                // Any tells PostgreSQL of an absent f64 as if it were a smaller number, and the statement would keep that.
+                .bind(update.cost.unwrap_or(-1.0))
                 .bind(update.summary)
                 .bind(update.diff_stat)
                 .execute(&mut tx.conn)
@@ -223,7 +225,7 @@ impl Store {
         now: i64,
     ) -> Result<bool> {
         let (result, error_cause) = (result.to_owned(), error_cause.map(str::to_owned));
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 if let Some(seen_seq) = seen_seq {
@@ -260,7 +262,7 @@ impl Store {
     /// [`Error::Fenced`].
     pub async fn release_run(&self, claim: &Claim, why: &str, now: i64) -> Result<()> {
         let (claim, why) = (*claim, why.to_owned());
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 requeue(tx, claim.run_id, 0, &why, now).await
@@ -269,7 +271,8 @@ impl Store {
         .await
     }
 
-    /// Gives the runs that any worker but `live_worker_id` had back to the queue and counts a crash for each, with a
+    /// Gives the runs of workers that are gone back to the queue: on SQLite of any but `live_worker_id`, on PostgreSQL of those
+    /// without a row. Counts a crash for each, with a
     /// `notice` in its log; a run that crashed more than [`MAX_CRASHES`] times without progress ends as FAILED. Returns those it touched.
     ///
     /// # Errors
@@ -281,9 +284,12 @@ impl Store {
                 let orphans: Vec<(i64, i64)> = sqlx::query_as(
                     "SELECT id, crashes FROM runs
                      WHERE phase IN ('preparing', 'running', 'waiting', 'finishing')
-                       AND (worker_id IS NULL OR worker_id <> $1) ORDER BY id",
+                       AND (worker_id IS NULL OR worker_id <> $1
+                            AND ($2 = 0 OR NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = runs.worker_id)))
+                     ORDER BY id",
                 )
                 .bind(live_worker_id)
+                .bind(i64::from(dialect::is_shared_here(tx)))
                 .fetch_all(&mut tx.conn)
                 .await?;
                 let mut runs = Vec::with_capacity(orphans.len());

@@ -50,7 +50,7 @@ impl Store {
     pub async fn intend(&self, claim: &Claim, key: &str, kind: &str, intent: &str, now: i64) -> Result<Effect> {
         let claim = *claim;
         let (key, kind, intent) = (key.to_owned(), kind.to_owned(), intent.to_owned());
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 // The update changes nothing; it makes RETURNING give the row that was there.
@@ -78,7 +78,7 @@ impl Store {
     pub async fn settle(&self, claim: &Claim, key: &str, result: &str, now: i64) -> Result<()> {
         let claim = *claim;
         let (key, result) = (key.to_owned(), result.to_owned());
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 let settled =

@@ -1,5 +1,7 @@
 //! Requests that have their effect once, however often they are sent: the answer is kept in the transaction of the effect.
 
+use std::sync::Arc;
+
 use crate::{
     Error, NewRun, PullRequest, Result, Run, Store, audit,
     dialect::{Db, Tx},
@@ -56,7 +58,7 @@ pub enum Answered {
 
 /// Makes the answer from the run as it is after the effect.
 pub type Answer =
-    Box<dyn FnOnce(Run, Vec<PullRequest>) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send>;
+    Arc<dyn Fn(Run, Vec<PullRequest>) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 impl Store {
     /// Does what is asked unless this key did it within the last 24 hours.

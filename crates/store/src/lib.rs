@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 mod audit;
 mod blobs;
+mod builder;
 mod claims;
 mod dialect;
 mod effects;
@@ -40,7 +41,7 @@ mod trace;
 mod users;
 mod workers;
 
-use dialect::{Acknowledge, Job, Pool, Request, Tx, Verdict};
+use dialect::{Readers, Request, Scope, Tx, Verdict, Work};
 
 pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use claims::{Claim, MAX_CRASHES, RunUpdate};
@@ -83,13 +84,12 @@ pub enum Error {
     Fenced,
     /// The database was written by a newer codegen.
     #[error(
-        "the database {} is of version {found}, this codegen knows up to {known}: \
-         start the newer codegen, or use another data directory",
-        path.display()
+        "the database {database} is of version {found}, this codegen knows up to {known}: \
+         start the newer codegen, or use another database"
     )]
     NewerDatabase {
-        /// The database file.
-        path: PathBuf,
+        /// Its file, or where it is.
+        database: String,
         /// Version of its newest migration.
         found: i64,
         /// Newest migration of this build.
@@ -98,6 +98,15 @@ pub enum Error {
     /// The database was written by an older codegen, and this is not the moment to migrate it.
     #[error("the database {} is of an older version: start `codegen serve` of this version once", .0.display())]
     OlderDatabase(PathBuf),
+    /// The database of the setting cannot be reached, or refuses.
+    #[error("the database at {place} cannot be used: check `database_url` and that the server is up")]
+    Unreachable {
+        /// Where it should be, without user and password.
+        place: String,
+        /// The cause.
+        #[source]
+        source: sqlx::Error,
+    },
     /// Another process has the data directory.
     #[error("another codegen is using {}: stop it, or give another data directory with --data-dir", .0.display())]
     Locked(PathBuf),
@@ -190,6 +199,12 @@ pub enum ChangeKind {
     LogAppended,
     /// Someone may do less than before; the run is none.
     AccessChanged,
+    /// Changes may have been missed, of any run: look at the rows.
+    Missed,
+}
+
+impl Change {
+    pub(crate) const MISSED: Self = Self { org_id: 0, run_id: 0, kind: ChangeKind::Missed };
 }
 
 /// The database's file in a data directory; SQLite keeps two more beside it.
@@ -208,7 +223,7 @@ pub async fn backup(data_dir: &Path, into: &Path) -> Result<()> {
 /// The open database. Clones share it.
 #[derive(Clone)]
 pub struct Store {
-    readers: Pool,
+    readers: Readers,
     requests: mpsc::Sender<Request>,
     changes: broadcast::Sender<Change>,
 }
@@ -231,10 +246,17 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`] where another process has it, [`Error::NewerDatabase`] where a newer codegen wrote it.
     pub async fn open(data_dir: &Path) -> Result<Self> {
-        make_data_dir(data_dir)?;
-        let lock = DirLock::take(data_dir)?;
-        let (readers, conn) = dialect::open(&data_dir.join(DATABASE)).await?;
-        Ok(Self::start(readers, conn, Some(lock)))
+        let lock = DirLock::make(data_dir)?;
+        Self::start(dialect::Place::File(&data_dir.join(DATABASE)), Some(lock)).await
+    }
+
+    /// Connects to a PostgreSQL database, which other processes may use at the same time, and migrates it. `lock` is held
+    /// until the store is closed.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where there is no such database, [`Error::NewerDatabase`] where a newer codegen wrote it.
+    pub async fn connect(database_url: &str, lock: Option<DirLock>) -> Result<Self> {
+        Self::start(dialect::Place::Url(database_url), lock).await
     }
 
     /// Opens the database beside the process that has the data directory, for the operator's commands: it neither takes
@@ -245,14 +267,17 @@ impl Store {
     /// this version.
     pub async fn open_beside(data_dir: &Path) -> Result<Self> {
         let (readers, conn) = dialect::open_beside(&data_dir.join(DATABASE)).await?;
-        Ok(Self::start(readers, conn, None))
-    }
-
-    fn start(readers: Pool, conn: dialect::Connection, lock: Option<DirLock>) -> Self {
         let (requests, inbox) = mpsc::channel(1024);
         let (changes, _) = broadcast::channel(4096);
-        tokio::spawn(dialect::write_in_groups(conn, lock, inbox, changes.clone()));
-        Self { readers, requests, changes }
+        dialect::start_beside(conn, inbox, changes.clone());
+        Ok(Self { readers, requests, changes })
+    }
+
+    async fn start(place: dialect::Place<'_>, lock: Option<DirLock>) -> Result<Self> {
+        let (requests, inbox) = mpsc::channel(1024);
+        let (changes, _) = broadcast::channel(4096);
+        let readers = dialect::open(place, lock, inbox, changes.clone()).await?;
+        Ok(Self { readers, requests, changes })
     }
 
     /// Finishes what is under way, closes the database and frees the data directory; later calls on any clone fail.
@@ -263,6 +288,12 @@ impl Store {
             // An error means that the writer has already gone, which is what was asked for.
             closed.await.ok();
         }
+    }
+
+    /// Whether other processes may use this database at the same time.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        dialect::is_shared(&self.readers)
     }
 
     /// Changes from now on, each sent after its commit. A receiver that lags misses some and should look at the rows.
@@ -280,34 +311,70 @@ impl Store {
         Ok(())
     }
 
-    /// Runs `work` on the one writing connection and returns after the commit. Other writes may share the transaction;
-    /// when `work` fails, only its own changes are undone.
+    /// Runs `work` in a transaction in which nothing that it reads is changed by others, and returns after the commit. On
+    /// SQLite other writes may share the transaction; when `work` fails, only its own changes are undone. It is run again
+    /// where its transaction came to nothing, so it has no effects but those in the database.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Clone + Send + 'static,
+    ) -> Result<T> {
+        self.write_within(Scope::Alone, work).await
+    }
+
+    /// [`Store::write`], beside others where the database can: for what is done often. `work` begins with an update of each
+    /// row that it relies on, in the order of their ids.
+    pub(crate) async fn write_rows<T: Send + 'static>(
+        &self,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Clone + Send + 'static,
+    ) -> Result<T> {
+        self.write_within(Scope::Rows, work).await
+    }
+
+    async fn write_within<T: Send + 'static>(
+        &self,
+        scope: Scope,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Clone + Send + 'static,
     ) -> Result<T> {
         let (done, answer) = oneshot::channel();
-        let actor = audit::actor();
-        let job: Job = Box::new(move |tx| {
-            Box::pin(async move {
-                let outcome = match tx {
-                    Some(tx) => audit::recording(actor, tx, work).await,
-                    None => Err(Error::Closed),
-                };
-                let verdict = match &outcome {
-                    Ok(_) => Verdict::Keep,
-                    Err(Error::Full) => Verdict::Full,
-                    Err(_) => Verdict::Undo,
-                };
-                let acknowledge: Acknowledge = Box::new(move |committed: Result<()>| {
-                    // A caller that has stopped waiting does not need the answer.
-                    done.send(committed.and(outcome)).ok();
-                });
-                (verdict, acknowledge)
-            })
-        });
-        self.requests.send(Request::Write(job)).await.map_err(|_| Error::Closed)?;
+        let asked = Box::new(Asked { work, actor: audit::actor(), outcome: None, done });
+        self.requests.send(Request::Write(asked, scope)).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// A change and who waits for it.
+struct Asked<T, W> {
+    work: W,
+    actor: Option<Arc<Actor>>,
+    outcome: Option<Result<T>>,
+    done: oneshot::Sender<Result<T>>,
+}
+
+impl<T, W> Work for Asked<T, W>
+where
+    T: Send + 'static,
+    W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Clone + Send + 'static,
+{
+    fn run<'t>(&'t mut self, tx: &'t mut Tx) -> BoxFuture<'t, Verdict> {
+        let (work, actor) = (self.work.clone(), self.actor.clone());
+        Box::pin(async move {
+            let outcome = audit::recording(actor, tx, work).await;
+            let verdict = match &outcome {
+                Ok(_) => Verdict::Keep,
+                Err(Error::Full) => Verdict::Full,
+                Err(Error::Db(error)) if dialect::is_passing(error) => Verdict::Again,
+                Err(_) => Verdict::Undo,
+            };
+            self.outcome = Some(outcome);
+            verdict
+        })
+    }
+
+    fn acknowledge(self: Box<Self>, committed: Result<()>) {
+        let Self { outcome, done, .. } = *self;
+        let outcome = committed.and_then(|()| outcome.unwrap_or(Err(Error::Closed)));
+        // A caller that has stopped waiting does not need the answer.
+        done.send(outcome).ok();
     }
 }
 
@@ -326,6 +393,15 @@ pub fn is_locked(data_dir: &Path) -> bool {
 pub struct DirLock(std::fs::File);
 
 impl DirLock {
+    /// Makes the data directory where it is missing, and takes its lock.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process has it, [`Error::DataDir`].
+    pub fn make(data_dir: &Path) -> Result<Self> {
+        make_data_dir(data_dir)?;
+        Self::take(data_dir)
+    }
+
     /// Takes the lock without waiting.
     ///
     /// # Errors

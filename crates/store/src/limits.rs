@@ -104,7 +104,7 @@ impl Store {
                 sqlx::query(
                     "INSERT INTO org_limits (org_id, runs_per_month, cost_per_month, concurrent_runs,
                                              concurrent_runs_per_user, rate_limits)
-                     VALUES ($1, $2, $3, $4, $5, $6)
+                     VALUES ($1, $2, CAST($3 AS DOUBLE PRECISION), $4, $5, $6)
                      ON CONFLICT (org_id) DO UPDATE SET runs_per_month = excluded.runs_per_month,
                          cost_per_month = excluded.cost_per_month, concurrent_runs = excluded.concurrent_runs,
                          concurrent_runs_per_user = excluded.concurrent_runs_per_user,
@@ -112,7 +112,8 @@ impl Store {
                 )
                 .bind(org_id)
                 .bind(limits.runs_per_month)
-                .bind(limits.cost_per_month)
+                // As text: Any tells PostgreSQL of an absent f64 as of a smaller number, and the statement would keep that.
+                .bind(limits.cost_per_month.map(|cost| cost.to_string()))
                 .bind(limits.concurrent_runs)
                 .bind(limits.concurrent_runs_per_user)
                 .bind(limits.rate_limits)

@@ -59,7 +59,7 @@ impl Store {
     pub async fn append_log(&self, claim: &Claim, kind: &str, body: &str, contract: bool, now: i64) -> Result<i64> {
         let entry = NewLog { kind: kind.to_owned(), body: body.to_owned(), contract };
         let claim = *claim;
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 Ok(append(tx, claim.run_id, &entry.kind, &entry.body, entry.contract, now).await?.seq)
@@ -74,7 +74,7 @@ impl Store {
     /// [`Error::Fenced`]; then none is appended.
     pub async fn append_log_batch(&self, claim: &Claim, entries: Vec<NewLog>, now: i64) -> Result<Vec<i64>> {
         let claim = *claim;
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 let mut seqs = Vec::with_capacity(entries.len());

@@ -1,10 +1,7 @@
 //! Which queued run is next: organizations take turns, and within one its users do. Who has as many runs at once as they
 //! may is passed over.
 
-use crate::{
-    Result,
-    dialect::{self, Tx},
-};
+use crate::{Result, dialect::Tx};
 
 /// Organizations with queued runs that may have another one at once, in their order, and how many each user may have.
 /// The recursive part steps from one to the next in the index, over however many runs.
@@ -42,9 +39,8 @@ pub const RUN: &str = "WITH RECURSIVE waiting (user_id) AS (
            AND phase IN ('preparing', 'running', 'waiting', 'finishing')))
      ORDER BY COALESCE(user_turns.turn, 0), waiting.user_id LIMIT 1";
 
-/// The queued run to claim next.
+/// The queued run to claim next, in a write that keeps other claims away.
 pub async fn next(tx: &mut Tx) -> Result<Option<i64>> {
-    dialect::lock_queue(tx).await?;
     let orgs: Vec<(i64, Option<i64>)> = sqlx::query_as(ORGS).fetch_all(&mut tx.conn).await?;
     for (org_id, per_user) in orgs {
         let run_id: Option<i64> =

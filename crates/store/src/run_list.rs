@@ -1,8 +1,6 @@
 //! The list of runs as people page through it: newest first, by key, filtered by what an index can find.
 
-use sqlx::QueryBuilder;
-
-use crate::{PullRequest, Result, Run, Store, dialect::Db};
+use crate::{PullRequest, Result, Run, Store, builder::Builder, dialect::Db};
 
 /// Characters of the prompt in a list.
 const PROMPT: i64 = 300;
@@ -30,14 +28,14 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn list_runs(&self, org_id: i64, list: RunList) -> Result<Vec<Run>> {
-        let mut query = QueryBuilder::<Db>::new("SELECT runs.*, SUBSTR(run_inputs.prompt, 1, ");
+        let mut query = Builder::new("SELECT runs.*, SUBSTR(run_inputs.prompt, 1, CAST(");
         query
-            .push_bind(PROMPT)
+            .bind(PROMPT)?
             .push(
-                ") AS prompt, '[]' AS images, CAST(NULL AS TEXT) AS metadata
+                " AS INTEGER)) AS prompt, '[]' AS images, CAST(NULL AS TEXT) AS metadata
                  FROM runs JOIN run_inputs ON run_inputs.run_id = runs.id WHERE runs.org_id = ",
             )
-            .push_bind(org_id);
+            .bind(org_id)?;
         match list.status.as_deref() {
             None => {}
             Some("ACTIVE") => {
@@ -47,21 +45,21 @@ impl Store {
                 query.push(" AND runs.phase = 'waiting'");
             }
             Some(ended) => {
-                query.push(" AND runs.phase = 'done' AND runs.reason = ").push_bind(reason(ended));
+                query.push(" AND runs.phase = 'done' AND runs.reason = ").bind(reason(ended))?;
             }
         }
         if let Some(repo_id) = list.repo_id {
-            query.push(" AND runs.repo_id = ").push_bind(repo_id);
+            query.push(" AND runs.repo_id = ").bind(repo_id)?;
         }
         if let Some(user_id) = list.user_id {
-            query.push(" AND runs.user_id = ").push_bind(user_id);
+            query.push(" AND runs.user_id = ").bind(user_id)?;
         }
         if let Some(source_type) = list.source_type {
-            query.push(" AND runs.source_type = ").push_bind(source_type);
+            query.push(" AND runs.source_type = ").bind(source_type)?;
         }
-        query.push(" AND runs.id < ").push_bind(list.before.unwrap_or(i64::MAX));
-        query.push(" ORDER BY runs.id DESC LIMIT ").push_bind(list.limit);
-        Ok(query.build_query_as::<Run>().fetch_all(&self.readers).await?)
+        query.push(" AND runs.id < ").bind(list.before.unwrap_or(i64::MAX))?;
+        query.push(" ORDER BY runs.id DESC LIMIT ").bind(list.limit)?;
+        Ok(query.query_as::<Run>().fetch_all(&self.readers).await?)
     }
 
     /// The pull requests of all runs from the one to the other.

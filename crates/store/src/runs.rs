@@ -183,7 +183,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where the repository is not this organization's, [`Error::UsedUp`].
     pub async fn create_run(&self, org_id: i64, new: NewRun, now: i64) -> Result<Run> {
-        self.write(move |tx| Box::pin(async move { create(tx, org_id, new, now).await })).await
+        self.write_rows(move |tx| Box::pin(async move { create(tx, org_id, new, now).await })).await
     }
 
     /// One run.
@@ -254,7 +254,8 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn add_message(&self, org_id: i64, run_id: i64, text: &str, images: &[String], now: i64) -> Result<Run> {
         let (text, images) = (text.to_owned(), images.to_owned());
-        self.write(move |tx| Box::pin(async move { add_message(tx, org_id, run_id, &text, &images, now).await })).await
+        self.write_rows(move |tx| Box::pin(async move { add_message(tx, org_id, run_id, &text, &images, now).await }))
+            .await
     }
 
     /// Asks a run to stop: a queued one ends at once, or by the next worker where an earlier one left a sandbox, a live one
@@ -263,7 +264,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn request_stop(&self, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
-        self.write(move |tx| Box::pin(async move { request_stop(tx, org_id, run_id, now).await })).await
+        self.write_rows(move |tx| Box::pin(async move { request_stop(tx, org_id, run_id, now).await })).await
     }
 }
 

@@ -72,7 +72,7 @@ pub async fn ask(app: &Arc<App>, org_id: i64, key: Option<RequestKey>, ask: Ask)
     };
     let _mark = app.requests.under_way.begin(&key)?;
     let for_answer = app.clone();
-    let answer: Answer = Box::new(move |run, pull_requests| {
+    let answer: Answer = Arc::new(move |run, pull_requests| {
         let mut response = shown(&for_answer, run, pull_requests)?;
         response.new_agent_run_id = is_message.then_some(response.id);
         Ok(serde_json::to_string(&response)?)

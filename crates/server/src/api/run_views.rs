@@ -16,7 +16,7 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use codegen_store::{Change, Phase, Reason, Run, RunList};
+use codegen_store::{Change, ChangeKind, Phase, Reason, Run, RunList};
 use futures::Stream;
 use serde::Serialize;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
@@ -269,11 +269,11 @@ async fn follow(app: &App, org_id: i64, out: &mpsc::Sender<Result<Event, Infalli
                 Ok(Change { org_id: org, run_id, .. }) if org == org_id => {
                     changed.insert(run_id);
                 }
-                Ok(_) => {}
                 // What was missed cannot be known here; the page asks for its list anew.
-                Err(RecvError::Lagged(_)) => if out.send(Ok(Event::default().event("lagged").data("{}"))).await.is_err() {
+                Ok(Change { kind: ChangeKind::Missed, .. }) | Err(RecvError::Lagged(_)) => if out.send(Ok(Event::default().event("lagged").data("{}"))).await.is_err() {
                     return Ok(());
                 },
+                Ok(_) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },
             _ = tick.tick(), if !changed.is_empty() => for id in std::mem::take(&mut changed) {

@@ -8,7 +8,7 @@ pub mod retention;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use codegen_store::{Claim, Error as StoreError, Phase, Reason, Run};
+use codegen_store::{ChangeKind, Claim, Error as StoreError, Phase, Reason, Run};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     task::JoinSet,
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-pub use lease::{Lease, Lost};
+pub use lease::{ALONE, Lease, Lost};
 
 use crate::{
     App,
@@ -45,7 +45,7 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     }
     let housekeeping = {
         let app = app.clone();
-        async move { tokio::join!(reap::keep_clean(&app), retention::keep(&app)) }
+        async move { tokio::join!(reap::keep_clean(&app), reap::keep_taking_over(&app), retention::keep(&app)) }
     };
     let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
     let let_go = app.shutdown.child_token();
@@ -227,7 +227,11 @@ async fn watch_for_stop(app: Arc<App>, claim: Claim, stop: tokio_util::sync::Can
             Ok(_) => {}
             Err(error) => warn!(run.id = run_id, %error, "looking whether the run shall stop"),
         }
-        changed.notified().await;
+        tokio::select! {
+            () = changed.notified() => {}
+            // Another process that took the wish may have died before it told of it.
+            () = tokio::time::sleep(POLL), if app.store.is_shared() => {}
+        }
     }
 }
 
@@ -235,7 +239,7 @@ async fn watch_for_stop(app: Arc<App>, claim: Claim, stop: tokio_util::sync::Can
 async fn woken(changes: &mut Receiver<codegen_store::Change>) {
     loop {
         match changes.recv().await {
-            Ok(change) if change.kind == codegen_store::ChangeKind::RunQueued => return,
+            Ok(change) if matches!(change.kind, ChangeKind::RunQueued | ChangeKind::Missed) => return,
             Ok(_) => {}
             Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => return std::future::pending().await,

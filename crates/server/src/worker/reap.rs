@@ -39,7 +39,31 @@ pub enum Owner {
     None,
 }
 
-/// Gives the runs of every other worker back to the queue: this one has its place only because they have ended, or lost it.
+/// Between two looks for workers that have gone silent.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Takes over the runs of workers that have been silent for a lease by the database's clock, again and again. Where this process
+/// is the only worker there are none.
+pub(super) async fn keep_taking_over(app: &App) {
+    while app.store.is_shared() {
+        tokio::time::sleep(LOOK).await;
+        if !app.lease.may_judge() {
+            continue;
+        }
+        let done = async {
+            for id in app.store.drop_silent_workers(app.lease.length()).await? {
+                warn!("worker {id} has not been heard of for {:?}; its runs go to others", app.lease.length());
+            }
+            requeue_orphans(app).await
+        };
+        if let Err(error) = done.await {
+            warn!(error = format!("{error:#}"), "looking for workers that are gone");
+        }
+    }
+}
+
+/// Gives the runs of workers that are gone back to the queue: on SQLite of every other one, for this one has its place only
+/// because they have ended, or lost it.
 async fn requeue_orphans(app: &App) -> Result<()> {
     let orphans = app
         .store

@@ -1,8 +1,184 @@
 //! What differs between databases; nothing else in the crate knows which one it is.
 
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{BoxFuture, Change, DirLock, Result};
+
+mod postgres;
+mod readers;
 mod sqlite;
 
-pub use sqlite::{
-    Acknowledge, Connection, Db, Job, Pool, Request, Row, Tx, Verdict, backup, free_bytes, give_back, gives_back,
-    is_full, lock_queue, open, open_beside, write_in_groups,
-};
+pub use readers::Readers;
+pub use sqlite::{backup, open_beside};
+
+/// The driver: one SQL text is sent to either database. What it cannot carry (arrays, dates, JSON) the schema does without.
+pub type Db = sqlx::Any;
+/// A connection.
+pub type Connection = sqlx::AnyConnection;
+/// A row of an answer.
+pub type Row = sqlx::any::AnyRow;
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A writing connection and what will be announced after its commit.
+pub struct Tx {
+    /// Inside a transaction.
+    pub conn: Connection,
+    /// Sent once committed.
+    pub changes: Vec<Change>,
+    kind: Kind,
+}
+
+/// One caller's change.
+pub trait Work: Send {
+    /// Makes the change within a transaction, and again in another one where the first came to nothing.
+    fn run<'t>(&'t mut self, tx: &'t mut Tx) -> BoxFuture<'t, Verdict>;
+    /// Told how the commit went; passes on the change's own outcome.
+    fn acknowledge(self: Box<Self>, committed: Result<()>);
+}
+
+/// What is to become of a job's changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Commit them.
+    Keep,
+    /// Undo them, the job failed.
+    Undo,
+    /// Undo them, the disk is full.
+    Full,
+    /// Undo them and try again: the connection was lost, or others were in the way.
+    Again,
+}
+
+/// Beside whom a change may be made. SQLite takes one writer at a time and knows no difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Beside nobody: nothing that it reads changes before its commit.
+    Alone,
+    /// Beside changes of other rows, but for other claims.
+    Claim,
+    /// Beside others: it first takes the rows that it relies on, by an update.
+    Rows,
+}
+
+/// What the writer is asked.
+pub enum Request {
+    /// Do this and acknowledge after the commit.
+    Write(Box<dyn Work>, Scope),
+    /// Write the database anew, without its empty pages.
+    Rebuild(oneshot::Sender<Result<()>>),
+    /// Close the database and free the data directory.
+    Close(oneshot::Sender<()>),
+}
+
+/// Where a database is.
+pub enum Place<'a> {
+    /// SQLite's file.
+    File(&'a std::path::Path),
+    /// PostgreSQL's URL.
+    Url(&'a str),
+}
+
+/// Opens and migrates the database and starts its writers, which hold the lock on the data directory until they are told to close.
+pub async fn open(
+    place: Place<'_>,
+    lock: Option<DirLock>,
+    inbox: mpsc::Receiver<Request>,
+    changes: broadcast::Sender<Change>,
+) -> Result<Readers> {
+    match place {
+        Place::File(path) => {
+            let (readers, conn) = sqlite::open(path).await?;
+            tokio::spawn(sqlite::write_in_groups(conn, lock, inbox, changes));
+            Ok(readers)
+        }
+        Place::Url(url) => {
+            let readers = postgres::open(url).await?;
+            tokio::spawn(postgres::write_side_by_side(url.to_owned(), lock, inbox, changes));
+            Ok(readers)
+        }
+    }
+}
+
+/// Starts the writer of an open SQLite database.
+pub fn start_beside(conn: Connection, inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<Change>) {
+    tokio::spawn(sqlite::write_in_groups(conn, None, inbox, changes));
+}
+
+/// Gives up to `pages` empty pages back to the file system. PostgreSQL does so by itself.
+pub async fn give_back(tx: &mut Tx, pages: u32) -> Result<()> {
+    match tx.kind {
+        Kind::Sqlite => sqlite::give_back(tx, pages).await,
+        Kind::Postgres => Ok(()),
+    }
+}
+
+/// Whether [`give_back`] works on this database. Asked of the connection that may have changed it: others do not look again.
+pub async fn gives_back(tx: &mut Tx) -> Result<bool> {
+    match tx.kind {
+        Kind::Sqlite => sqlite::gives_back(tx).await,
+        Kind::Postgres => Ok(true),
+    }
+}
+
+/// Bytes of pages that hold nothing, where the database does not use or free them by itself.
+pub async fn free_bytes(readers: &Readers) -> Result<i64> {
+    match readers.kind() {
+        Kind::Sqlite => sqlite::free_bytes(readers).await,
+        Kind::Postgres => Ok(0),
+    }
+}
+
+/// Whether other processes may use this database at the same time.
+pub fn is_shared(readers: &Readers) -> bool {
+    readers.kind() == Kind::Postgres
+}
+
+/// Whether [`is_shared`] holds of the database that is being written to.
+pub fn is_shared_here(tx: &Tx) -> bool {
+    tx.kind == Kind::Postgres
+}
+
+/// The time by which leases are judged: the database's own, where processes of several machines use it.
+pub async fn lease_time(tx: &mut Tx, now: i64) -> Result<i64> {
+    match tx.kind {
+        Kind::Sqlite => Ok(now),
+        Kind::Postgres => postgres::time(tx).await,
+    }
+}
+
+/// Whether the error says that the disk is full.
+pub fn is_full(error: &sqlx::Error) -> bool {
+    // SQLITE_FULL; SQLITE_IOERR_SHMSIZE: the index of the write-ahead log could not grow; PostgreSQL's disk_full.
+    code(error).is_some_and(|code| matches!(&*code, "13" | "4874" | "53100"))
+}
+
+/// Whether the same may succeed a little later: the connection was lost, or others were in the way.
+pub fn is_passing(error: &sqlx::Error) -> bool {
+    // Serialization failure, deadlock, lock not available.
+    is_lost(error) || code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "55P03"))
+}
+
+/// Whether the connection is of no more use.
+fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
+        // The server goes down, crashed or comes up, or ended this session; has too many; connection exceptions.
+        error => code(error).is_some_and(|code| {
+            matches!(&*code, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "53300") || is_connection_class(&code)
+        }),
+    }
+}
+
+fn is_connection_class(code: &str) -> bool {
+    code.len() == 5 && code.starts_with("08")
+}
+
+fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
+    error.as_database_error()?.code()
+}

@@ -4,30 +4,20 @@ use std::{os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Durati
 
 use sqlx::{
     Connection as _, SqlSafeStr as _,
+    any::{AnyConnectOptions, AnyPoolOptions},
     migrate::{Migration, MigrationType, Migrator},
-    sqlite::{
-        SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
-        SqliteSynchronous,
-    },
+    sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 
-use crate::{BoxFuture, Change, DirLock, Error, Result, failpoint};
-
-/// The driver.
-pub type Db = sqlx::Sqlite;
-/// Connections that only read.
-pub type Pool = sqlx::SqlitePool;
-/// The connection that writes.
-pub type Connection = SqliteConnection;
-/// A row of an answer.
-pub type Row = sqlx::sqlite::SqliteRow;
+use super::{Connection, Kind, Readers, Request, Tx, Verdict, Work, is_full};
+use crate::{Change, DirLock, Error, Result, failpoint};
 
 /// Jobs that may share one commit; more would make the first of them wait too long.
 const GROUP: usize = 256;
 
 /// Listed by hand: `sqlx::migrate!` would compile SQLite a second time, for the macro.
-const MIGRATIONS: &[(i64, &str, &str)] = &[
+pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, "steering", include_str!("../../migrations/sqlite/0002_steering.sql")),
     (3, "retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
@@ -38,29 +28,6 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "secrets and rules", include_str!("../../migrations/sqlite/0011_secrets_and_rules.sql")),
     (10, "limits", include_str!("../../migrations/sqlite/0010_limits.sql")),
 ];
-
-/// The writing connection and what will be announced after its commit.
-pub struct Tx {
-    /// Inside a transaction.
-    pub conn: SqliteConnection,
-    /// Sent once committed.
-    pub changes: Vec<Change>,
-}
-
-/// Told how the commit went; passes on the job's own outcome.
-pub type Acknowledge = Box<dyn FnOnce(Result<()>) + Send>;
-/// One caller's change. Without a transaction it does nothing but hand back its acknowledgement.
-pub type Job = Box<dyn for<'t> FnOnce(Option<&'t mut Tx>) -> BoxFuture<'t, (Verdict, Acknowledge)> + Send>;
-
-/// What is to become of a job's changes.
-pub enum Verdict {
-    /// Commit them.
-    Keep,
-    /// Undo them, the job failed.
-    Undo,
-    /// Undo them, the disk is full.
-    Full,
-}
 
 /// Why a whole group was not kept.
 #[derive(Clone)]
@@ -75,18 +42,8 @@ impl From<sqlx::Error> for Lost {
     }
 }
 
-/// What the writer is asked.
-pub enum Request {
-    /// Do this and acknowledge after the commit.
-    Write(Job),
-    /// Write the database anew, without its empty pages.
-    Rebuild(oneshot::Sender<Result<()>>),
-    /// Close the database and free the data directory.
-    Close(oneshot::Sender<()>),
-}
-
 /// Opens and migrates the database: the readers and the one writer.
-pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
+pub async fn open(path: &Path) -> Result<(Readers, Connection)> {
     // Only the owner may read it; SQLite gives its other files the mode of this one.
     std::fs::OpenOptions::new()
         .create(true)
@@ -97,23 +54,75 @@ pub async fn open(path: &Path) -> Result<(Pool, SqliteConnection)> {
         .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
     // Takes effect in a new database: its empty pages can be given back a few at a time. Only here, for saying it to a
     // database that is there is a write: who only reads would need the writer's turn, and room on the disk.
-    let mut writer = connect(path, options(path).auto_vacuum(SqliteAutoVacuum::Incremental)).await?;
-    migrate(path, &mut writer).await?;
-    Ok((readers(path), writer))
+    let mut first = connect(path, options(path).auto_vacuum(SqliteAutoVacuum::Incremental)).await?;
+    migrate(path, &mut first).await?;
+    both(path, first).await
 }
 
 /// Opens a database that another process may have open, without migrating it.
-pub async fn open_beside(path: &Path) -> Result<(Pool, SqliteConnection)> {
+pub async fn open_beside(path: &Path) -> Result<(Readers, Connection)> {
     must_exist(path)?;
-    let mut writer = connect(path, options(path)).await?;
+    let mut first = connect(path, options(path)).await?;
     let known = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
-    match version(&mut writer).await? {
-        Some(found) if found > known => return Err(Error::NewerDatabase { path: path.to_owned(), found, known }),
+    match version(&mut first).await? {
+        Some(found) if found > known => return Err(newer(path, found, known)),
         // Versions that were in the making at the same time need not have come in their order.
-        Some(found) if found == known && applied(&mut writer).await? == MIGRATIONS.len() as i64 => {}
+        Some(found) if found == known && applied(&mut first).await? == MIGRATIONS.len() as i64 => {}
         Some(_) | None => return Err(Error::OlderDatabase(path.to_owned())),
     }
-    Ok((readers(path), writer))
+    both(path, first).await
+}
+
+fn newer(path: &Path, found: i64, known: i64) -> Error {
+    Error::NewerDatabase { database: path.display().to_string(), found, known }
+}
+
+/// The connections that the store uses, once the database is there and sound. `first` goes last: the last one to go would
+/// remove the write-ahead log.
+async fn both(path: &Path, first: SqliteConnection) -> Result<(Readers, Connection)> {
+    sqlx::any::install_default_drivers();
+    let url = url(path)?;
+    let mut writer = Connection::connect(url.as_str()).await?;
+    sqlx::raw_sql(PRAGMAS).execute(&mut writer).await?;
+    first.close().await?;
+    let pool = AnyPoolOptions::new()
+        .max_connections(8)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .after_connect(|conn, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(PRAGMAS).execute(&mut *conn).await?;
+                sqlx::raw_sql("PRAGMA query_only = ON").execute(conn).await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(url.parse::<AnyConnectOptions>()?);
+    // The file is beside this process: there is nothing to wait for.
+    Ok((Readers::new(pool, Kind::Sqlite, Duration::ZERO), writer))
+}
+
+/// What each connection is told; the rest is kept in the file.
+const PRAGMAS: &str = "PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL;
+     PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY";
+
+/// The file as a URL, in which every byte of its path that could mean something is written as a number.
+fn url(path: &Path) -> Result<String> {
+    let absolute = path.canonicalize().map_err(|source| Error::Io {
+        operation: "opening the database",
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut url = "sqlite://".to_owned();
+    for byte in absolute.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' => url.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => url.push(char::from(*byte)),
+            byte => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    url.push_str("?mode=rw");
+    Ok(url)
 }
 
 async fn connect(path: &Path, options: SqliteConnectOptions) -> Result<SqliteConnection> {
@@ -143,15 +152,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("temp_store", "MEMORY")
 }
 
-fn readers(path: &Path) -> Pool {
-    SqlitePoolOptions::new()
-        .max_connections(8)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_lazy_with(options(path).pragma("query_only", "ON"))
-}
-
 async fn applied(conn: &mut SqliteConnection) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(conn).await?)
 }
@@ -179,7 +179,7 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
     if let Some(found) = version(conn).await?
         && found > known
     {
-        return Err(Error::NewerDatabase { path: path.to_owned(), found, known });
+        return Err(newer(path, found, known));
     }
     Migrator::with_migrations(migrations).run_direct(None, conn, false).await?;
     Ok(())
@@ -188,12 +188,12 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
 /// Serves write requests until closed: takes what is waiting, up to [`GROUP`], into one transaction (one fsync), each
 /// job under its own savepoint, and acknowledges them after the commit. Holds the lock on the data directory.
 pub async fn write_in_groups(
-    conn: SqliteConnection,
+    conn: Connection,
     lock: Option<DirLock>,
     mut inbox: mpsc::Receiver<Request>,
     changes: broadcast::Sender<Change>,
 ) {
-    let mut tx = Tx { conn, changes: Vec::new() };
+    let mut tx = Tx { conn, changes: Vec::new(), kind: Kind::Sqlite };
     let mut closing = None;
     let mut put_off = None;
     loop {
@@ -205,7 +205,7 @@ pub async fn write_in_groups(
             },
         };
         let first = match request {
-            Request::Write(job) => job,
+            Request::Write(job, _) => job,
             Request::Rebuild(done) => {
                 // Whoever asked may have stopped waiting.
                 done.send(rebuild(&mut tx.conn).await).ok();
@@ -216,8 +216,8 @@ pub async fn write_in_groups(
                 break;
             }
         };
-        let mut acknowledges = Vec::new();
-        let outcome = group(&mut tx, first, &mut inbox, &mut acknowledges, &mut put_off).await;
+        let mut jobs = Vec::new();
+        let outcome = group(&mut tx, first, &mut inbox, &mut jobs, &mut put_off).await;
         if outcome.is_err() {
             // SQLite may have rolled back by itself, then this one has nothing to do.
             sqlx::query("ROLLBACK").execute(&mut tx.conn).await.ok();
@@ -227,8 +227,8 @@ pub async fn write_in_groups(
             // Nobody listening is fine.
             changes.send(change).ok();
         }
-        for acknowledge in acknowledges {
-            acknowledge(match &outcome {
+        for job in jobs {
+            job.acknowledge(match &outcome {
                 Ok(()) => Ok(()),
                 Err(Lost::Full) => Err(Error::Full),
                 Err(Lost::Db(error)) => Err(Error::Commit(error.clone())),
@@ -247,38 +247,35 @@ pub async fn write_in_groups(
 
 async fn group(
     tx: &mut Tx,
-    first: Job,
+    first: Box<dyn Work>,
     inbox: &mut mpsc::Receiver<Request>,
-    acknowledges: &mut Vec<Acknowledge>,
+    jobs: &mut Vec<Box<dyn Work>>,
     put_off: &mut Option<Request>,
 ) -> Result<(), Lost> {
-    if let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await {
-        acknowledges.push(first(None).await.1);
-        return Err(error.into());
-    }
     let mut next = Some(first);
+    let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await;
+    jobs.extend(next.take_if(|_| begun.is_err()));
+    begun?;
     while let Some(job) = next.take() {
-        if let Err(error) = sqlx::query("SAVEPOINT job").execute(&mut tx.conn).await {
-            acknowledges.push(job(None).await.1);
-            return Err(error.into());
-        }
+        jobs.push(job);
+        sqlx::query("SAVEPOINT job").execute(&mut tx.conn).await?;
         let announced = tx.changes.len();
-        let (verdict, acknowledge) = job(Some(tx)).await;
-        acknowledges.push(acknowledge);
+        let Some(job) = jobs.last_mut() else { break };
+        let verdict = job.run(tx).await;
         match verdict {
             Verdict::Keep => {}
-            Verdict::Undo | Verdict::Full => {
+            Verdict::Undo | Verdict::Full | Verdict::Again => {
                 tx.changes.truncate(announced);
                 if let Err(error) = sqlx::query("ROLLBACK TO job").execute(&mut tx.conn).await {
                     // On a full disk SQLite may undo the whole transaction, the savepoint with it.
-                    return Err(if matches!(verdict, Verdict::Full) { Lost::Full } else { error.into() });
+                    return Err(if verdict == Verdict::Full { Lost::Full } else { error.into() });
                 }
             }
         }
         sqlx::query("RELEASE job").execute(&mut tx.conn).await?;
-        if acknowledges.len() < GROUP {
+        if jobs.len() < GROUP {
             match inbox.try_recv() {
-                Ok(Request::Write(job)) => next = Some(job),
+                Ok(Request::Write(job, _)) => next = Some(job),
                 // Not within a transaction.
                 Ok(other @ (Request::Rebuild(_) | Request::Close(_))) => *put_off = Some(other),
                 // Empty, or every sender has gone.
@@ -304,7 +301,7 @@ pub async fn backup(path: &Path, into: &Path) -> Result<()> {
 }
 
 /// Writes the database anew. It can give back empty pages a few at a time afterwards.
-async fn rebuild(conn: &mut SqliteConnection) -> Result<()> {
+async fn rebuild(conn: &mut Connection) -> Result<()> {
     sqlx::query("PRAGMA auto_vacuum = INCREMENTAL").execute(&mut *conn).await?;
     sqlx::query("VACUUM").execute(&mut *conn).await?;
     // The main file takes its new size when the write-ahead log is folded into it.
@@ -320,7 +317,7 @@ pub async fn give_back(tx: &mut Tx, pages: u32) -> Result<()> {
 }
 
 /// Bytes of pages that hold nothing.
-pub async fn free_bytes(readers: &Pool) -> Result<i64> {
+pub async fn free_bytes(readers: &Readers) -> Result<i64> {
     let pages: i64 = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(readers).await?;
     let size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(readers).await?;
     Ok(pages * size)
@@ -330,17 +327,6 @@ pub async fn free_bytes(readers: &Pool) -> Result<i64> {
 pub async fn gives_back(tx: &mut Tx) -> Result<bool> {
     let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(&mut tx.conn).await?;
     Ok(mode == 2)
-}
-
-/// Whether the error says that the disk is full.
-pub fn is_full(error: &sqlx::Error) -> bool {
-    // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: the index of the write-ahead log could not grow.
-    error.as_database_error().and_then(|e| e.code()).is_some_and(|code| matches!(&*code, "13" | "4874"))
-}
-
-/// Keeps other claims away until the commit. SQLite takes one writer at a time, which does that.
-pub async fn lock_queue(_: &mut Tx) -> Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]
@@ -358,7 +344,7 @@ mod tests {
         // Each needs a connection of its own, which is opened now.
         let mut open_now = Vec::new();
         for _ in 0..4 {
-            let mut reader = readers.acquire().await.unwrap();
+            let mut reader = readers.pool().acquire().await.unwrap();
             let orgs: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM orgs").fetch_one(&mut *reader).await.unwrap();
             open_now.push((reader, orgs));
         }

@@ -1,4 +1,4 @@
-//! One suite over an open database.
+//! One suite over an open database: here on SQLite, in `on_postgres.rs` on PostgreSQL.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod audit;
@@ -7,27 +7,55 @@ mod limits;
 mod log;
 mod open;
 mod pages;
+mod postgres;
 mod retention;
 mod rows;
 mod writer;
 
 use codegen_store::{NewRun, NewUser, Org, Run, Store, User};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 
-/// A store in a directory that goes with it.
+/// A store of its own: in a directory that goes with it, or in a schema.
 pub struct Fixture {
     pub dir: TempDir,
+    /// Where it is, on PostgreSQL.
+    pub url: Option<String>,
     pub store: Store,
     pub org: Org,
     pub user: User,
 }
 
 impl Fixture {
+    /// On the database of this test binary.
     pub async fn new() -> Self {
+        let on_postgres = module_path!().starts_with("on_postgres");
+        Self::on(if on_postgres { Some(postgres::new_schema().await) } else { None }).await
+    }
+
+    /// For what only SQLite has.
+    pub async fn on_sqlite() -> Self {
+        Self::on(None).await
+    }
+
+    pub async fn on(url: Option<String>) -> Self {
         let dir = TempDir::new().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = open(&dir, url.as_deref()).await;
         let (org, user) = store.bootstrap("Acme", ada(), "hash", 1).await.unwrap().unwrap();
-        Self { dir, store, org, user }
+        Self { dir, url, store, org, user }
+    }
+
+    /// The same database, as another process opens it after this one has closed it, or on PostgreSQL beside it.
+    pub async fn open_again(&self) -> Store {
+        open(&self.dir, self.url.as_deref()).await
+    }
+
+    /// Runs a statement as the operator may, beside the store.
+    pub async fn execute(&self, sql: &'static str) -> Result<u64, sqlx::Error> {
+        sqlx::any::install_default_drivers();
+        let file = format!("sqlite://{}", self.dir.path().join(codegen_store::DATABASE).display());
+        let mut conn = sqlx::AnyConnection::connect(self.url.as_ref().unwrap_or(&file)).await?;
+        Ok(sqlx::query(sql).execute(&mut conn).await?.rows_affected())
     }
 
     pub async fn queue(&self, prompt: &str) -> Run {
@@ -45,4 +73,11 @@ impl Fixture {
 
 pub fn ada() -> NewUser {
     NewUser { github_user_id: "1".to_owned(), github_username: "ada".to_owned(), ..NewUser::default() }
+}
+
+async fn open(dir: &TempDir, url: Option<&str>) -> Store {
+    match url {
+        Some(url) => Store::connect(url, None).await.unwrap(),
+        None => Store::open(dir.path()).await.unwrap(),
+    }
 }

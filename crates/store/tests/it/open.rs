@@ -78,7 +78,7 @@ async fn a_closed_store_refuses_instead_of_hanging() {
 
 #[tokio::test]
 async fn a_database_of_a_newer_version_is_refused_and_left_as_it_was() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::on_sqlite().await;
     fixture.store.close().await;
     let path = fixture.dir.path().join("codegen.db");
     let sqlite = sqlx::SqlitePool::connect_with(sqlx::sqlite::SqliteConnectOptions::new().filename(&path)).await;
@@ -124,7 +124,8 @@ async fn the_data_directory_and_its_files_are_their_owners_only() {
 
 #[tokio::test]
 async fn a_restart_keeps_everything() {
-    let Fixture { dir, store, org, user } = Fixture::new().await;
+    let fixture = Fixture::new().await;
+    let (store, org, user) = (&fixture.store, &fixture.org, &fixture.user);
     let run = store
         .create_run(
             org.id,
@@ -148,7 +149,7 @@ async fn a_restart_keeps_everything() {
     let (before, log) = (store.run_by_id(run.id).await.unwrap(), store.log(run.id, 0, 10).await.unwrap());
     store.close().await;
 
-    let store = Store::open(dir.path()).await.unwrap();
+    let store = fixture.open_again().await;
     assert_eq!(store.run(org.id, run.id).await.unwrap(), before);
     assert_eq!(before.metadata.as_deref(), Some("{\"b\":1,  \"a\":1e400}"), "byte for byte");
     assert_eq!(before.images, ["data:image/png;base64,AA=="]);
@@ -157,7 +158,7 @@ async fn a_restart_keeps_everything() {
     assert_eq!(store.effects(run.id).await.unwrap().len(), 1);
     assert_eq!(store.blob(org.id, run.id, "patch").await.unwrap().unwrap(), b"+1");
     assert!(store.bootstrap("Again", ada(), "other", 20).await.unwrap().is_none());
-    assert_eq!(store.first_org_and_admin().await.unwrap(), (org, user.clone()));
-    assert_eq!(store.member_by_token_hash("hash", 9).await.unwrap().unwrap().1, user);
+    assert_eq!(store.first_org_and_admin().await.unwrap(), (org.clone(), user.clone()));
+    assert_eq!(store.member_by_token_hash("hash", 9).await.unwrap().unwrap().1, *user);
     assert!(store.member_by_token_hash("other", 9).await.unwrap().is_none());
 }

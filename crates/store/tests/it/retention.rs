@@ -81,7 +81,7 @@ async fn a_run_that_was_resumed_meanwhile_keeps_everything() {
 
 #[tokio::test]
 async fn the_file_shrinks_when_empty_pages_are_given_back() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::on_sqlite().await;
     let store = &fixture.store;
     ended(&fixture, "old", 20).await;
     drop_all(store, store.ended_with_outputs().await.unwrap()[0]).await;
@@ -100,7 +100,7 @@ async fn the_file_shrinks_when_empty_pages_are_given_back() {
 
 #[tokio::test]
 async fn a_rebuild_between_writes_keeps_everything_and_leaves_no_empty_page() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::on_sqlite().await;
     let store = &fixture.store;
     let run = ended(&fixture, "old", 20).await;
     drop_all(store, store.ended_with_outputs().await.unwrap()[0]).await;
@@ -113,7 +113,7 @@ async fn a_rebuild_between_writes_keeps_everything_and_leaves_no_empty_page() {
 
 #[tokio::test]
 async fn a_copy_made_while_others_write_is_one_moment_of_the_database() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::on_sqlite().await;
     let copy = tempfile::TempDir::new().unwrap();
     let writes = async {
         for n in 0..300 {
@@ -135,7 +135,7 @@ async fn a_copy_made_while_others_write_is_one_moment_of_the_database() {
 
 #[tokio::test]
 async fn an_operator_drops_beside_the_server_and_neither_waits_for_the_lock() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::on_sqlite().await;
     let run = ended(&fixture, "old", 20).await;
     let beside = Store::open_beside(fixture.dir.path()).await.unwrap();
     let found = beside.ended_with_outputs().await.unwrap()[0];

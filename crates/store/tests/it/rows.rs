@@ -149,10 +149,11 @@ async fn an_answer_is_kept_with_its_effect_or_not_at_all_and_for_a_day() {
     };
     let create = || Ask::Create(fixture.asks("task"));
     let ask = async |body: &str, now: i64| {
-        let answer = Box::new(|run: codegen_store::Run, _| Ok(run.id.to_string()));
+        let answer = std::sync::Arc::new(|run: codegen_store::Run, _| Ok(run.id.to_string()));
         store.ask_once(org.id, key(body), create(), answer, now).await.unwrap()
     };
-    let failing = store.ask_once(org.id, key("a"), create(), Box::new(|_, _| Err("no answer".into())), 2).await;
+    let failing =
+        store.ask_once(org.id, key("a"), create(), std::sync::Arc::new(|_, _| Err("no answer".into())), 2).await;
     assert!(matches!(failing, Err(codegen_store::Error::Answer(_))), "{failing:?}");
     assert_eq!(store.runs(org.id, RunFilter::default(), 0, 10).await.unwrap().1, 0, "no effect without its answer");
     let Answered::Now(first) = ask("a", 3).await else { panic!("the key is free") };
