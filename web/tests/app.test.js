@@ -167,6 +167,11 @@ describe('the web app', () => {
 		await feed.getByText('it has begun').last().waitFor();
 		await page.getByRole('button', { name: 'Stop' }).click();
 		await page.locator('.bar').getByText('Stopped').waitFor();
+
+		// Someone else goes on with it; who comes back to the page sees that.
+		await server.call('POST', `${server.org}/agent/run/resume`, { agent_run_id: 2, prompt: 'Another one goes on.' });
+		await page.evaluate(() => document.dispatchEvent(new Event('visibilitychange')));
+		await feed.getByText('Another one goes on.').waitFor();
 	});
 
 	it('lists runs live, by filter and by key', async () => {

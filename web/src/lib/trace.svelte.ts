@@ -182,23 +182,27 @@ export class RunTrace {
 	}
 
 	private take(events: ServerEvent[]) {
-		const durable = events.filter((event) => event.id !== undefined);
-		if (durable.length) this.steady(() => durable.forEach((event) => this.append(event)));
-		for (const event of events) {
-			if (event.id !== undefined) continue;
-			const body = parse(event.data);
-			if (event.event === 'end') {
-				this.ended = true;
-				this.refresh(0);
-			} else if (event.event === 'text') this.say(() => (this.pending.text += body.text ?? ''));
-			else if (event.event === 'call') this.calls.set(body.call_id, { name: body.name, input: body.input });
-			else if (event.event === 'output') {
-				const of = String(body.call_id ?? `stage:${body.stage}`);
-				const before = this.pending.output.get(of) ?? '';
-				this.say(() => this.pending.output.set(of, before + (body.text ?? '')));
-			}
-		}
+		// In their order: words that come together with their reply are not said after it.
+		const each = () => events.forEach((event) => (event.id === undefined ? this.hear(event) : this.append(event)));
+		if (events.some((event) => event.id !== undefined)) this.steady(each);
+		else each();
 		if (this.run.phase === 'queued' || this.run.phase === 'preparing') this.refresh();
+	}
+
+	/** Takes what nobody keeps. */
+	private hear(event: ServerEvent) {
+		const body = parse(event.data);
+		if (event.event === 'end') {
+			this.ended = true;
+			this.unsay();
+			this.refresh(0);
+		} else if (event.event === 'text') this.say(() => (this.pending.text += body.text ?? ''));
+		else if (event.event === 'call') this.calls.set(body.call_id, { name: body.name, input: body.input });
+		else if (event.event === 'output') {
+			const of = String(body.call_id ?? `stage:${body.stage}`);
+			const before = this.pending.output.get(of) ?? '';
+			this.say(() => this.pending.output.set(of, before + (body.text ?? '')));
+		}
 	}
 
 	/** Shows deltas once a frame, however many there are. */
