@@ -49,6 +49,8 @@ export GIT_INDEX_FILE=.git/codegen-index
 [ -f "$GIT_INDEX_FILE" ] || cp .git/index "$GIT_INDEX_FILE" 2>/dev/null || true
 rm -f "$GIT_INDEX_FILE.lock"
 git add -A --ignore-errors >&2 || true
+# What is tracked although it is ignored is not found by that.
+GIT_INDEX_FILE=.git/index git ls-files -z -ci --exclude-standard | git update-index -z --add --remove --stdin >&2 || true
 tree="$(git write-tree)"
 parent="$(git rev-parse -q --verify HEAD || true)"
 last="${LAST:-$(git rev-parse -q --verify 'HEAD^{tree}' || true):$BASE}"

@@ -575,6 +575,30 @@ async fn a_run_that_lost_process_and_sandbox_goes_on_in_a_new_one_from_the_last_
 }
 
 #[tokio::test]
+async fn an_ignored_file_that_was_added_by_force_is_in_the_new_sandbox_too() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let replies = [
+        shell("echo '*.gen' > .gitignore"),
+        shell("echo made > a.gen; git add -f a.gen; git commit -qam 'Own commit'; echo two > two.txt"),
+        shell("sleep 600"),
+        expecting("its sandbox was lost", shell("cat a.gen; git status --porcelain")),
+        finish("Done."),
+    ];
+    let run = scene.queue(Some(&repo), &replies).await;
+    let work = tokio::spawn(worker::execute_one(scene.app.clone(), run.id));
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 2).await;
+    scene.until_kept(&run, ".gitignore").await;
+    scene.until(&run, async |_| scene.entries(&run, "call_started").await.len() == 3).await;
+    scene.until_kept(&run, "two.txt").await;
+    scene.lose_sandboxes().await;
+    work.await.unwrap().unwrap();
+    let calls = scene.entries(&run, "call_finished").await;
+    let found = calls[3]["output"].as_str().unwrap();
+    assert_eq!(found, "made\n?? .gitignore\n?? two.txt\n");
+}
+
+#[tokio::test]
 async fn an_agent_that_ends_without_a_word_leaves_a_result_all_the_same() {
     let scene = Scene::new().await;
     let run = scene.queue(None, &[json!({ "text": " ", "calls": [] })]).await;
