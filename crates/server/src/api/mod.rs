@@ -1,17 +1,14 @@
 //! The HTTP API: every route on one screen.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
 use axum::{
     Router,
     extract::Request,
     http::{StatusCode, Uri},
     middleware::{Next, from_fn, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
-    serve::ListenerExt as _,
 };
-use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod address;
@@ -20,6 +17,7 @@ mod audit;
 mod auth;
 mod body;
 mod changes;
+mod connections;
 mod docs;
 mod error;
 mod events;
@@ -44,6 +42,7 @@ mod tokens;
 mod trace;
 mod users;
 
+pub use connections::serve;
 pub use docs::openapi;
 pub use health::Requests;
 pub use rights::{Area, SCOPES, Scope, Who};
@@ -52,11 +51,6 @@ pub use routes::Route;
 use crate::{App, web};
 use error::ApiError;
 use routes::{Routes, delete, get, open, post};
-
-/// A client that takes nothing of what waits for it is disconnected after this.
-const STALLED: Duration = Duration::from_secs(60);
-/// Time for requests under way when the server goes down.
-const DRAIN: Duration = Duration::from_secs(8);
 
 fn routes() -> Routes {
     let org = Routes::new()
@@ -163,23 +157,4 @@ async fn collapse_slashes(mut request: Request) -> Request {
         *request.uri_mut() = uri;
     }
     request
-}
-
-/// Answers requests until the app's shutdown token is cancelled, and those under way for a while longer.
-pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
-    let shutdown = app.shutdown.clone();
-    let late = shutdown.clone();
-    let listener = listener.tap_io(|stream| {
-        // Small events shall not wait for the acknowledgement of the one before. Errors mean that the peer is gone.
-        stream.set_nodelay(true).ok();
-        // Who takes nothing for so long is gone, or might as well be; what waits for it in the kernel is freed.
-        rustix::net::sockopt::set_tcp_user_timeout(&*stream, u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX))
-            .ok();
-    });
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned());
-    tokio::select! {
-        served = served.into_future() => served.context("serving HTTP"),
-        () = async { late.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
-    }
 }
