@@ -75,8 +75,9 @@ impl Store {
         let (org_name, token_hash) = (org_name.to_owned(), token_hash.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let exists: Option<i64> =
-                    sqlx::query_scalar("SELECT id FROM orgs LIMIT 1").fetch_optional(&mut tx.conn).await?;
+                let exists: Option<i64> = sqlx::query_scalar("SELECT id FROM orgs WHERE deleted_at IS NULL LIMIT 1")
+                    .fetch_optional(&mut tx.conn)
+                    .await?;
                 if exists.is_some() {
                     return Ok(None);
                 }
@@ -96,7 +97,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] before the set-up.
     pub async fn first_org_and_admin(&self) -> Result<(Org, User)> {
-        let org = sqlx::query_as::<Db, Org>("SELECT * FROM orgs ORDER BY id LIMIT 1")
+        let org = sqlx::query_as::<Db, Org>("SELECT * FROM orgs WHERE deleted_at IS NULL ORDER BY id LIMIT 1")
             .fetch_optional(&self.readers)
             .await?
             .ok_or(Error::NotFound)?;

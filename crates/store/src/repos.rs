@@ -1,13 +1,15 @@
 //! Repositories of an organization.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{FromRow, Row as _};
 
 use crate::{
     Error, Result, Store,
     audit::{self, Entry},
-    dialect::{Db, Row},
+    dialect::{Db, Row, Tx},
+    members,
     row::flag,
+    runs,
 };
 
 /// A repository.
@@ -153,9 +155,22 @@ impl Store {
     /// One repository.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also where it is another organization's.
+    /// [`Error::NotFound`], also where it is another organization's or was deleted.
     pub async fn repo(&self, org_id: i64, id: i64) -> Result<Repo> {
-        sqlx::query_as::<Db, Repo>("SELECT * FROM repos WHERE org_id = $1 AND id = $2")
+        sqlx::query_as::<Db, Repo>("SELECT * FROM repos WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
+            .bind(org_id)
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or(Error::NotFound)
+    }
+
+    /// What a repository is or was called, also when it was deleted: its runs name it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn repo_name(&self, org_id: i64, id: i64) -> Result<String> {
+        sqlx::query_scalar("SELECT full_name FROM repos WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(id)
             .fetch_optional(&self.readers)
@@ -168,17 +183,92 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn repos(&self, org_id: i64, skip: i64, limit: i64) -> Result<(Vec<Repo>, i64)> {
-        let repos = sqlx::query_as::<Db, Repo>("SELECT * FROM repos WHERE org_id = $1 ORDER BY id LIMIT $2 OFFSET $3")
-            .bind(org_id)
-            .bind(limit)
-            .bind(skip)
-            .fetch_all(&self.readers)
-            .await?;
-        let total = sqlx::query_scalar("SELECT COUNT(*) FROM repos WHERE org_id = $1")
+        let repos = sqlx::query_as::<Db, Repo>(
+            "SELECT * FROM repos WHERE org_id = $1 AND deleted_at IS NULL ORDER BY id LIMIT $2 OFFSET $3",
+        )
+        .bind(org_id)
+        .bind(limit)
+        .bind(skip)
+        .fetch_all(&self.readers)
+        .await?;
+        let total = sqlx::query_scalar("SELECT COUNT(*) FROM repos WHERE org_id = $1 AND deleted_at IS NULL")
             .bind(org_id)
             .fetch_one(&self.readers)
             .await?;
         Ok((repos, total))
+    }
+
+    /// Changes a repository's settings.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn change_repo(&self, org_id: i64, id: i64, change: RepoChange, now: i64) -> Result<Repo> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let before = living(tx, org_id, id).await?;
+                let after = sqlx::query_as::<Db, Repo>(
+                    "UPDATE repos SET name = COALESCE($3, name), description = COALESCE($4, description),
+                         default_branch = COALESCE($5, default_branch), archived = COALESCE($6, archived)
+                     WHERE org_id = $1 AND id = $2 RETURNING *",
+                )
+                .bind(org_id)
+                .bind(id)
+                .bind(change.name)
+                .bind(change.description)
+                .bind(change.default_branch)
+                .bind(change.archived.map(i64::from))
+                .fetch_one(&mut tx.conn)
+                .await?;
+                let entry =
+                    Entry { before: before.told(), ..Entry::new("repository.updated", "repo", id, after.told()) };
+                audit::record(tx, org_id, entry, now).await?;
+                Ok(after)
+            })
+        })
+        .await
+    }
+
+    /// Deletes a repository: its setup commands go, its runs end but stay to be looked at, and its address is free again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn delete_repo(&self, org_id: i64, id: i64, now: i64) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let before = living(tx, org_id, id).await?;
+                sqlx::query(
+                    "UPDATE repos SET deleted_at = $3, setup_commands = '', origin = 'deleted:' || CAST(id AS TEXT)
+                     WHERE org_id = $1 AND id = $2",
+                )
+                .bind(org_id)
+                .bind(id)
+                .bind(now)
+                .execute(&mut tx.conn)
+                .await?;
+                for sql in [
+                    "DELETE FROM secrets WHERE org_id = $1 AND table_name = 'repos' AND row_id = $2",
+                    "DELETE FROM rules WHERE org_id = $1 AND repo_id = $2",
+                ] {
+                    sqlx::query(sql).bind(org_id).bind(id).execute(&mut tx.conn).await?;
+                }
+                let live: Vec<i64> =
+                    sqlx::query_scalar("SELECT id FROM runs WHERE org_id = $1 AND repo_id = $2 AND phase <> 'done'")
+                        .bind(org_id)
+                        .bind(id)
+                        .fetch_all(&mut tx.conn)
+                        .await?;
+                for run_id in live {
+                    runs::request_stop(tx, org_id, run_id, now).await?;
+                }
+                let entry =
+                    Entry { before: before.told(), ..Entry::new("repository.deleted", "repo", id, json!(null)) };
+                audit::record(tx, org_id, entry, now).await?;
+                // Its mirror can go.
+                members::access_changed(tx, org_id);
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Sets the commands that prepare a sandbox for this repository.
@@ -187,7 +277,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn set_setup_commands(&self, org_id: i64, id: i64, commands: &str) -> Result<Repo> {
         self.update_repo(
-            "UPDATE repos SET setup_commands = $3 WHERE org_id = $1 AND id = $2 RETURNING *",
+            "UPDATE repos SET setup_commands = $3 WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *",
             org_id,
             id,
             commands,
@@ -201,7 +291,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn set_repo_setup_status(&self, org_id: i64, id: i64, status: &str) -> Result<Repo> {
         self.update_repo(
-            "UPDATE repos SET setup_status = $3 WHERE org_id = $1 AND id = $2 RETURNING *",
+            "UPDATE repos SET setup_status = $3 WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *",
             org_id,
             id,
             status,
@@ -215,7 +305,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn set_default_branch(&self, org_id: i64, id: i64, branch: &str) -> Result<Repo> {
         self.update_repo(
-            "UPDATE repos SET default_branch = $3 WHERE org_id = $1 AND id = $2 RETURNING *",
+            "UPDATE repos SET default_branch = $3 WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *",
             org_id,
             id,
             branch,
@@ -237,6 +327,42 @@ impl Store {
             })
         })
         .await
+    }
+}
+
+/// A repository that was not deleted, as the change finds it.
+async fn living(tx: &mut Tx, org_id: i64, id: i64) -> Result<Repo> {
+    sqlx::query_as::<Db, Repo>("SELECT * FROM repos WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
+        .bind(org_id)
+        .bind(id)
+        .fetch_optional(&mut tx.conn)
+        .await?
+        .ok_or(Error::NotFound)
+}
+
+/// What to change of a repository; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct RepoChange {
+    /// [`Repo::name`].
+    pub name: Option<String>,
+    /// [`Repo::description`].
+    pub description: Option<String>,
+    /// [`Repo::default_branch`].
+    pub default_branch: Option<String>,
+    /// [`Repo::archived`].
+    pub archived: Option<bool>,
+}
+
+impl Repo {
+    /// As the audit log has it. An origin can hold a password, setup commands anything.
+    fn told(&self) -> Value {
+        json!({
+            "name": self.name,
+            "full_name": self.full_name,
+            "description": self.description,
+            "default_branch": self.default_branch,
+            "archived": self.archived,
+        })
     }
 }
 

@@ -272,12 +272,15 @@ impl Store {
 pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<Run> {
     let images = serde_json::to_string(&new.images).map_err(|e| Error::Db(unreadable("images", e)))?;
     if let Some(repo_id) = new.repo_id {
-        let ours: Option<i64> = sqlx::query_scalar("SELECT id FROM repos WHERE org_id = $1 AND id = $2")
-            .bind(org_id)
-            .bind(repo_id)
-            .fetch_optional(&mut tx.conn)
-            .await?;
-        ours.ok_or(Error::NotFound)?;
+        let archived: Option<i64> =
+            sqlx::query_scalar("SELECT archived FROM repos WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
+                .bind(org_id)
+                .bind(repo_id)
+                .fetch_optional(&mut tx.conn)
+                .await?;
+        if archived.ok_or(Error::NotFound)? != 0 {
+            return Err(Error::Conflict("This repository is archived.".to_owned()));
+        }
     }
     limits::count_run(tx, org_id, now).await?;
     let run_id: i64 = sqlx::query_scalar(
@@ -331,6 +334,16 @@ pub async fn add_message(
     now: i64,
 ) -> Result<Run> {
     let phase = phase_of(tx, org_id, run_id).await?;
+    let gone: Option<i64> = sqlx::query_scalar(
+        "SELECT repos.id FROM repos JOIN runs ON runs.repo_id = repos.id
+         WHERE runs.id = $1 AND repos.deleted_at IS NOT NULL",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut tx.conn)
+    .await?;
+    if gone.is_some() {
+        return Err(Error::Conflict("The repository of this run was deleted.".to_owned()));
+    }
     log::append(tx, run_id, "user_message", &message(text, images), true, now).await?;
     if phase == Phase::Done {
         queue_again(tx, org_id, run_id, now).await?;

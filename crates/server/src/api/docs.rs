@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use super::{
-    agent_runs, audit, changes, error, events, health, logs, members, models, org_limits, organizations, pull_requests,
-    repos, run_views, session, tokens, trace, users,
+    agent_runs, audit, changes, error, events, health, logs, members, models, org_data, org_limits, organizations,
+    pull_requests, repos, run_views, session, tokens, trace, users,
 };
 
 #[derive(OpenApi)]
@@ -22,6 +22,7 @@ use super::{
     paths(
         users::me, users::list, users::get,
         organizations::list, organizations::create, organizations::get, organizations::update,
+        org_data::export, org_data::delete, repos::get, repos::update, repos::delete,
         members::change_role, members::remove, members::invite, members::invitations, members::withdraw,
         members::accept, members::join,
         members::service_accounts, members::create_service_account, members::remove_service_account,

@@ -26,6 +26,8 @@ pub struct Requests {
     pub limits: Limits,
     /// Requests with an `Idempotency-Key` that are being answered.
     pub under_way: UnderWay,
+    /// Held by the one export that is being made.
+    pub exports: tokio::sync::Mutex<()>,
     /// When tokens were used.
     pub uses: Uses,
     counts: Mutex<BTreeMap<(String, String, u16), u64>>,

@@ -29,6 +29,7 @@ mod limits;
 mod logs;
 mod members;
 mod models;
+mod org_data;
 mod org_limits;
 mod organizations;
 mod page;
@@ -54,6 +55,7 @@ use routes::{Routes, delete, get, open, post};
 
 fn routes() -> Routes {
     let org = Routes::new()
+        .route("/export", get(org_data::export))
         .route("/audit-log", get(audit::list))
         .route("/audit-log/export", get(audit::export))
         .route("/users", get(users::list))
@@ -70,6 +72,7 @@ fn routes() -> Routes {
         .route("/service-accounts/{service_account_id}/tokens/{token_id}", delete(tokens::revoke_of_account))
         .route("/repos", get(repos::list).post(repos::add))
         .route("/repositories", get(repos::list_alias))
+        .route("/repos/{repo_id}", get(repos::get).patch(repos::update).delete(repos::delete))
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
         .route("/repos/{repo_id}/branches", get(repos::branches))
         .route("/prs/{pr_id}", get(pull_requests::get))
@@ -97,7 +100,10 @@ fn routes() -> Routes {
         .route("/v1/invitations/accept", post(members::accept))
         .route("/v1/invitations/join", post(open(members::join)))
         .route("/v1/organizations", get(organizations::list).post(organizations::create))
-        .route("/v1/organizations/{org_id}", get(organizations::get).patch(organizations::update))
+        .route(
+            "/v1/organizations/{org_id}",
+            get(organizations::get).patch(organizations::update).delete(org_data::delete),
+        )
         .nest("/v1/organizations/{org_id}", org)
         .route("/v1/beta/organizations/{org_id}/agent/run/resume", post(agent_runs::resume_beta))
         .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use codegen_store::Repo;
+use codegen_store::{Repo, RepoChange};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    auth::{Asked, InOrg, Manager},
+    auth::{Admin, Asked, InOrg, Manager},
     body::{Fields, Input, USUAL},
     error::{ApiError, Loc, Refusal, Refusals, ValidationError},
     limits::Limit,
     page::{Page, Paging},
+    tokens::name,
 };
 use crate::{App, forge::git};
 
 const LONGEST_SETUP: usize = 100_000;
+const LONGEST_DESCRIPTION: usize = 2000;
 
 /// A repository.
 #[derive(Serialize, ToSchema)]
@@ -117,6 +119,58 @@ impl Input for PutSetupCommands {
             fields.fail(&["body", "setup_commands"], "string_too_long", sentence);
         }
         Some(Self(id?, commands?))
+    }
+}
+
+/// What to change of a repository; what is absent stays.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation")]
+pub struct RepoChangeInput {
+    /// What people call it.
+    name: Option<String>,
+    description: Option<String>,
+    /// The branch that runs start from.
+    default_branch: Option<String>,
+    /// Takes no new runs.
+    archived: Option<bool>,
+}
+
+/// Which repository, and what of it.
+pub struct ChangedRepo(i64, RepoChange);
+
+impl Input for ChangedRepo {
+    const BODY: usize = USUAL;
+    const LIMIT: Limit = Limit::Write;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let id = fields.path_id("repo_id");
+        let new_name = match fields.optional_text("name") {
+            Some(Some(_)) => name(fields, "name").map(Some),
+            other => other,
+        };
+        let description = fields.optional_text("description");
+        if description.iter().flatten().any(|text| text.chars().count() > LONGEST_DESCRIPTION) {
+            let msg = format!("String should have at most {LONGEST_DESCRIPTION} characters");
+            fields.fail(&["body", "description"], "string_too_long", msg);
+        }
+        let default_branch = fields.optional_text("default_branch");
+        let strange = |name: &str| {
+            name.is_empty()
+                || name.starts_with('-')
+                || name.contains("..")
+                || name.chars().any(|c| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c))
+        };
+        if default_branch.iter().flatten().any(|name| strange(name)) {
+            fields.fail(&["body", "default_branch"], "value_error", "Value error, this is no name of a branch");
+        }
+        let archived = fields.optional_bool("archived");
+        let change = RepoChange {
+            name: new_name?,
+            description: description?,
+            default_branch: default_branch?,
+            archived: archived?,
+        };
+        Some(Self(id?, change))
     }
 }
 
@@ -225,4 +279,38 @@ pub async fn put_setup_commands(
     let PutSetupCommands(id, commands) = asked.input;
     let repo = app.store.set_setup_commands(asked.by.0.org_id, id, &commands).await.map_err(no_repo(id))?;
     Ok(Json(SetupCommands { setup_commands: repo.setup_commands }))
+}
+
+/// One repository.
+#[utoipa::path(get, path = "/v1/organizations/{org_id}/repos/{repo_id}", tag = "repositories",
+    operation_id = "get_repository", params(("org_id" = i64, Path), ("repo_id" = i64, Path)),
+    responses((status = 200, description = "Successful Response", body = RepoResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, RepoId>) -> Result<Json<RepoResponse>, ApiError> {
+    let id = asked.input.0;
+    Ok(Json(app.store.repo(asked.by.org_id, id).await.map_err(no_repo(id))?.into()))
+}
+
+/// Changes a repository's settings.
+#[utoipa::path(patch, path = "/v1/organizations/{org_id}/repos/{repo_id}", tag = "repositories",
+    operation_id = "update_repository", params(("org_id" = i64, Path), ("repo_id" = i64, Path)),
+    request_body = RepoChangeInput,
+    responses((status = 200, description = "Successful Response", body = RepoResponse),
+        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    asked: Asked<Manager, ChangedRepo>,
+) -> Result<Json<RepoResponse>, ApiError> {
+    let ChangedRepo(id, change) = asked.input;
+    Ok(Json(app.store.change_repo(asked.by.0.org_id, id, change, app.now()).await.map_err(no_repo(id))?.into()))
+}
+
+/// Deletes a repository: its runs under way are stopped, what they did stays to be looked at.
+#[utoipa::path(delete, path = "/v1/organizations/{org_id}/repos/{repo_id}", tag = "repositories",
+    operation_id = "delete_repository", params(("org_id" = i64, Path), ("repo_id" = i64, Path)),
+    responses((status = 204, description = "Deleted"), (status = 404, description = "Not Found", body = Refusal), Refusals))]
+pub async fn delete(State(app): State<Arc<App>>, asked: Asked<Admin, RepoId>) -> Result<StatusCode, ApiError> {
+    let id = asked.input.0;
+    app.store.delete_repo(asked.by.0.org_id, id, app.now()).await.map_err(no_repo(id))?;
+    Ok(StatusCode::NO_CONTENT)
 }

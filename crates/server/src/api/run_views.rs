@@ -164,7 +164,7 @@ pub(super) async fn views(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<
     let (mut repos, mut users) = (HashMap::new(), HashMap::new());
     for run in &runs {
         if let Some(id) = run.repo_id.filter(|id| !repos.contains_key(id)) {
-            repos.insert(id, app.store.repo(org_id, id).await?.full_name);
+            repos.insert(id, app.store.repo_name(org_id, id).await?);
         }
         if let Entry::Vacant(unknown) = users.entry(run.user_id) {
             let member = app.store.org_member(org_id, run.user_id).await?;

@@ -1,5 +1,6 @@
 //! Claims queued runs and works on them until told to stop; then lets them go, so that the next start continues them.
 
+mod deleted;
 mod lease;
 pub mod mirrors;
 pub mod reap;
@@ -45,7 +46,14 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     }
     let housekeeping = {
         let app = app.clone();
-        async move { tokio::join!(reap::keep_clean(&app), reap::keep_taking_over(&app), retention::keep(&app)) }
+        async move {
+            tokio::join!(
+                reap::keep_clean(&app),
+                reap::keep_taking_over(&app),
+                retention::keep(&app),
+                deleted::clear(&app)
+            )
+        }
     };
     let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
     let let_go = app.shutdown.child_token();

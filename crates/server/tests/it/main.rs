@@ -14,6 +14,7 @@ mod github_story;
 mod idempotency;
 mod limits;
 mod messages;
+mod org_data;
 mod packs;
 mod panics;
 mod retention;

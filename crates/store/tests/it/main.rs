@@ -6,6 +6,7 @@ mod claims;
 mod limits;
 mod log;
 mod open;
+mod org_data;
 mod pages;
 mod postgres;
 mod retention;

@@ -87,6 +87,29 @@ impl Mirror {
         Ok(true)
     }
 
+    /// Removes the mirror and all that was put aside of it: its repository is nobody's any more.
+    ///
+    /// # Errors
+    /// When the disk fails; the rest goes at the next try.
+    pub async fn forget(&self) -> Result<(), Error> {
+        let lock = self.lock().await?;
+        let (dir, (bundle, list), of_lock) = (self.dir.clone(), self.put_aside(), self.dir.with_extension("lock"));
+        let remove = move || {
+            let absent_is_fine = |removed: std::io::Result<()>| match removed {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            };
+            absent_is_fine(fs::remove_dir_all(dir))?;
+            for file in [bundle, list, of_lock] {
+                absent_is_fine(fs::remove_file(file))?;
+            }
+            drop(lock);
+            Ok(())
+        };
+        let gone = tokio::task::spawn_blocking(remove).await;
+        gone.map_err(std::io::Error::other).flatten().map_err(|e| Error::Io("removing a mirror".to_owned(), e))
+    }
+
     fn put_aside(&self) -> (PathBuf, PathBuf) {
         (self.dir.with_extension("runs"), self.dir.with_extension("refs"))
     }
