@@ -158,6 +158,40 @@ impl Client {
         response.json().await.context("reading the server's answer")
     }
 
+    /// PATCH of JSON, answered with JSON.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        let response = self.send(self.http.patch(format!("{}{path}", self.url)).json(body)).await?;
+        response.json().await.context("reading the server's answer")
+    }
+
+    /// DELETE, answered with nothing.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        self.send(self.http.delete(format!("{}{path}", self.url))).await.map(drop)
+    }
+
+    /// All items of a list that comes in pages.
+    pub async fn items(&self, path: &str) -> Result<Vec<Value>> {
+        let mut items: Vec<Value> = Vec::new();
+        loop {
+            let page = self.get(&format!("{path}?limit=100&skip={}", items.len())).await?;
+            let some = page["items"].as_array().context("the server's answer is no page")?;
+            items.extend(some.iter().cloned());
+            let total = page["total"].as_u64().unwrap_or(0);
+            if some.is_empty() || items.len() as u64 >= total {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// GET, written to `out` as it comes.
+    pub async fn download(&self, path: &str, out: &mut impl Write) -> Result<()> {
+        let mut bytes = self.send(self.http.get(format!("{}{path}", self.url))).await?.bytes_stream();
+        while let Some(chunk) = bytes.next().await {
+            out.write_all(&chunk.context("reading the server's answer")?).context("writing what the server sent")?;
+        }
+        out.flush().context("writing what the server sent")
+    }
+
     /// GET, answered with text.
     pub async fn text(&self, path: &str) -> Result<String> {
         let response = self.send(self.http.get(format!("{}{path}", self.url))).await?;

@@ -11,6 +11,7 @@ mod config;
 mod df;
 mod doctor;
 mod login;
+mod org;
 mod out;
 mod prune;
 mod render;
@@ -19,6 +20,7 @@ mod restore;
 mod run;
 mod secrets;
 mod serve;
+mod token;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -48,6 +50,10 @@ enum Command {
     Agents(agent::ListArgs),
     /// The server's repositories
     Repo(repo::Args),
+    /// Organizations, their members and service accounts
+    Org(org::Args),
+    /// API tokens, your own and those of service accounts
+    Token(token::Args),
     /// Keep a server's address and a token for later commands
     Login(login::Args),
     /// Say what this host can do for isolation, what is missing, and what to do about it
@@ -163,6 +169,8 @@ fn main() -> ExitCode {
         Command::Agent(args) => without_sandboxes(agent::agent(args)),
         Command::Agents(args) => without_sandboxes(agent::list(args)),
         Command::Repo(args) => without_sandboxes(repo::repo(args)),
+        Command::Org(args) => without_sandboxes(org::org(args)),
+        Command::Token(args) => without_sandboxes(token::token(args)),
         Command::Login(args) => without_sandboxes(login::login(args)),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),

@@ -10,5 +10,6 @@ mod serve;
 mod server;
 mod steer;
 mod survive;
+mod tenants;
 mod tidy;
 mod words;
