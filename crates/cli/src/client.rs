@@ -5,6 +5,7 @@ use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, time::Dura
 use anyhow::{Context, Result, bail};
 use codegen_server::sse::EventParser;
 use futures::StreamExt;
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -190,6 +191,15 @@ impl Client {
             out.write_all(&chunk.context("reading the server's answer")?).context("writing what the server sent")?;
         }
         out.flush().context("writing what the server sent")
+    }
+
+    /// Any method, with JSON or nothing, answered with JSON.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.send(request).await?.json().await.context("reading the server's answer")
     }
 
     /// GET, answered with text.

@@ -21,6 +21,7 @@ mod run;
 mod secrets;
 mod serve;
 mod token;
+mod webhooks;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -54,6 +55,8 @@ enum Command {
     Org(org::Args),
     /// API tokens, your own and those of service accounts
     Token(token::Args),
+    /// Tell addresses of yours what happens to runs
+    Webhooks(webhooks::Args),
     /// Keep a server's address and a token for later commands
     Login(login::Args),
     /// Say what this host can do for isolation, what is missing, and what to do about it
@@ -171,6 +174,7 @@ fn main() -> ExitCode {
         Command::Repo(args) => without_sandboxes(repo::repo(args)),
         Command::Org(args) => without_sandboxes(org::org(args)),
         Command::Token(args) => without_sandboxes(token::token(args)),
+        Command::Webhooks(args) => without_sandboxes(webhooks::webhooks(args)),
         Command::Login(args) => without_sandboxes(login::login(args)),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),

@@ -24,6 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use address::{is_never_reachable, is_public};
 pub use policy::{Mode, Origin, Policy};
 pub use registries::{cargo_config, client_env, configured_registries, package_registries};
 pub use upstream::Upstream;

@@ -108,6 +108,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether a folder of this machine may be added as a repository.
     pub allow_local_repos: bool,
+    /// Whether webhooks and models of organizations may lead to private addresses.
+    pub allow_private_addresses: bool,
     /// Token for GitHub's API.
     pub github_token: Option<SecretString>,
     /// GitHub's API.
@@ -205,6 +207,7 @@ impl Config {
             address_limit: 3000,
             trusted_proxies: Vec::new(),
             allow_local_repos: true,
+            allow_private_addresses: false,
             github_token: None,
             github_api_url: "https://api.github.com".to_owned(),
             github_hosts: Vec::new(),

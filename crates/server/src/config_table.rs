@@ -180,6 +180,16 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     ),
+    plain(
+        "allow_private_addresses",
+        "Whether webhooks and models that organizations set up may lead to private and loopback addresses.",
+        "`off`",
+        |c| on_off(c.allow_private_addresses),
+        |c, v| {
+            c.allow_private_addresses = flag(v)?;
+            Ok(())
+        },
+    ),
     secret(of_vendor(
         "github_token",
         "Token for pull requests at GitHub.",

@@ -24,6 +24,7 @@ pub mod forge;
 pub mod incarnation;
 pub mod once;
 mod origins;
+mod outside;
 pub mod prune;
 mod run;
 pub mod secrets;
@@ -31,6 +32,7 @@ pub mod sse;
 mod token;
 mod watch;
 mod web;
+pub mod webhooks;
 pub mod worker;
 
 pub use api::{Area, Route, SCOPES, Scope, Who, openapi, route_table};
@@ -80,6 +82,8 @@ pub struct App {
     pub started: Instant,
     /// Keys of the secrets in the store.
     pub(crate) keys: secrets::Keys,
+    /// The way to addresses that an organization's people name.
+    pub(crate) outside: outside::Outside,
     pub(crate) requests: api::Requests,
 }
 
@@ -172,6 +176,7 @@ impl App {
             clock,
             started: Instant::now(),
             keys,
+            outside: outside::Outside::new(config.allow_private_addresses),
             requests: api::Requests::default(),
             config,
         };

@@ -390,9 +390,9 @@ async fn tell_of_changes(watches: std::sync::Weak<Watches>, mut changes: broadca
             Ok(change) => match change.kind {
                 ChangeKind::LogAppended => watches.grown(change.run_id),
                 ChangeKind::RunChanged => watches.row_changed(change.run_id),
-                ChangeKind::RunQueued => {}
                 ChangeKind::AccessChanged => watches.access.send_modify(|changes| *changes += 1),
                 ChangeKind::Missed => watches.look_at_everything(),
+                ChangeKind::RunQueued | ChangeKind::EventQueued => {}
             },
             Err(RecvError::Lagged(_)) => watches.look_at_everything(),
             Err(RecvError::Closed) => return,

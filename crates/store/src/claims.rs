@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{
     Change, ChangeKind, Error, Phase, Reason, Result, Run, Store,
     dialect::{self, Db, Scope, Tx},
-    limits,
+    events, limits,
     log::append,
     queue,
     runs::{end, full_run, queue_again},
@@ -325,21 +325,24 @@ pub async fn fence(tx: &mut Tx, claim: Claim) -> Result<i64> {
 
 /// A worker whose place another one has taken gets nothing.
 async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Option<Run>> {
-    let taken: Option<(i64, i64)> = sqlx::query_as(
+    let taken: Option<(i64, i64, i64)> = sqlx::query_as(
         "UPDATE runs SET phase = 'preparing', worker_id = $2, attempt = attempt + 1,
              started_at = COALESCE(started_at, $3)
          WHERE id = $1 AND phase = 'queued'
              AND (EXISTS (SELECT 1 FROM workers WHERE id = $2) OR NOT EXISTS (SELECT 1 FROM workers))
-         RETURNING org_id, user_id",
+         RETURNING org_id, user_id, attempt",
     )
     .bind(run_id)
     .bind(worker_id)
     .bind(now)
     .fetch_optional(&mut tx.conn)
     .await?;
-    let Some((org_id, user_id)) = taken else { return Ok(None) };
+    let Some((org_id, user_id, attempt)) = taken else { return Ok(None) };
     queue::took_turn(tx, org_id, user_id).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+    if attempt == 1 {
+        events::emit(tx, run_id, "run.started", None, now).await?;
+    }
     full_run(tx, run_id).await.map(Some)
 }
 

@@ -18,6 +18,7 @@ mod builder;
 mod claims;
 mod dialect;
 mod effects;
+mod events;
 pub mod failpoint;
 mod idempotency;
 mod invitations;
@@ -26,6 +27,7 @@ mod log;
 mod members;
 mod org_data;
 mod orgs;
+mod outbox;
 mod phase;
 mod pull_requests;
 mod queue;
@@ -40,6 +42,7 @@ mod sessions;
 mod tokens;
 mod trace;
 mod users;
+mod webhooks;
 mod workers;
 
 use dialect::{Readers, Request, Scope, Tx, Verdict, Work};
@@ -47,6 +50,7 @@ use dialect::{Readers, Request, Scope, Tx, Verdict, Work};
 pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use claims::{Claim, MAX_CRASHES, RunUpdate};
 pub use effects::Effect;
+pub use events::{EVENTS, RESULT};
 pub use idempotency::{Answer, Answered, Ask, RequestKey};
 pub use invitations::{Invitation, NewInvitation};
 pub use limits::{OrgLimits, OrgUsage, month};
@@ -63,6 +67,7 @@ pub use runs::{NewRun, Run, RunFilter};
 pub use secrets::{Place, Sealed};
 pub use tokens::{NewToken, Token};
 pub use users::{Member, NewUser, Role, User};
+pub use webhooks::{Delivery, Endpoint, EndpointChange, Tried};
 
 /// Shorthand for the results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -201,6 +206,8 @@ pub enum ChangeKind {
     LogAppended,
     /// Someone may do less than before; the run is none.
     AccessChanged,
+    /// A delivery of a webhook waits for its sender.
+    EventQueued,
     /// Changes may have been missed, of any run: look at the rows.
     Missed,
 }

@@ -1,10 +1,12 @@
 //! Pull requests of runs, at a forge or kept by codegen itself.
 
+use serde_json::json;
 use sqlx::{FromRow, Row as _};
 
 use crate::{
     Change, ChangeKind, Error, Result, Store,
-    dialect::{Db, Row},
+    dialect::{Db, Row, Tx},
+    events,
 };
 
 /// A pull request.
@@ -107,11 +109,12 @@ impl Store {
                 .fetch_optional(&mut tx.conn)
                 .await?;
                 ours.ok_or(Error::NotFound)?;
-                let existing: Option<i64> = sqlx::query_scalar("SELECT number FROM pull_requests WHERE run_id = $1")
-                    .bind(new.run_id)
-                    .fetch_optional(&mut tx.conn)
-                    .await?;
-                let number: i64 = match new.number.or(existing) {
+                let existing: Option<(i64, String)> =
+                    sqlx::query_as("SELECT number, state FROM pull_requests WHERE run_id = $1")
+                        .bind(new.run_id)
+                        .fetch_optional(&mut tx.conn)
+                        .await?;
+                let number: i64 = match new.number.or(existing.as_ref().map(|(number, _)| *number)) {
                     Some(number) => number,
                     None => {
                         sqlx::query_scalar(
@@ -157,6 +160,9 @@ impl Store {
                         .fetch_one(&mut tx.conn)
                         .await?;
                 tx.changes.push(Change { org_id, run_id: new.run_id, kind: ChangeKind::RunChanged });
+                if existing.is_none_or(|(_, state)| state != pull_request.state) {
+                    tell(tx, &pull_request, now).await?;
+                }
                 Ok(pull_request)
             })
         })
@@ -195,10 +201,16 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn set_pull_request_state(&self, org_id: i64, id: i64, state: &str) -> Result<PullRequest> {
+    pub async fn set_pull_request_state(&self, org_id: i64, id: i64, state: &str, now: i64) -> Result<PullRequest> {
         let state = state.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
+                let was: Option<String> =
+                    sqlx::query_scalar("SELECT state FROM pull_requests WHERE org_id = $1 AND id = $2")
+                        .bind(org_id)
+                        .bind(id)
+                        .fetch_optional(&mut tx.conn)
+                        .await?;
                 let pull_request = sqlx::query_as::<Db, PullRequest>(
                     "UPDATE pull_requests SET state = $3 WHERE org_id = $1 AND id = $2 RETURNING *",
                 )
@@ -210,9 +222,31 @@ impl Store {
                 .ok_or(Error::NotFound)?;
                 let run_id = pull_request.run_id;
                 tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+                if was.is_some_and(|was| was != pull_request.state) {
+                    tell(tx, &pull_request, now).await?;
+                }
                 Ok(pull_request)
             })
         })
         .await
     }
+}
+
+/// Tells webhooks what has become of a pull request.
+async fn tell(tx: &mut Tx, pull_request: &PullRequest, now: i64) -> Result<()> {
+    let about = json!({
+        "id": pull_request.id,
+        "number": pull_request.number,
+        "title": pull_request.title,
+        "url": pull_request.url,
+        "state": pull_request.state,
+        "head_branch": pull_request.head_branch,
+        "base_branch": pull_request.base_branch,
+    });
+    let event = match pull_request.state.as_str() {
+        "merged" => "pull_request.merged",
+        "closed" => "pull_request.closed",
+        _ => "pull_request.opened",
+    };
+    events::emit(tx, pull_request.run_id, event, Some(("pull_request", about)), now).await
 }

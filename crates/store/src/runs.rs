@@ -7,7 +7,7 @@ use crate::{
     Change, ChangeKind, Error, Result, Store,
     audit::{self, Entry},
     dialect::{Db, Row, Tx},
-    limits, log,
+    events, limits, log,
     phase::{Phase, Reason, status},
     row::{flag, unreadable, word},
 };
@@ -321,6 +321,7 @@ pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<R
     let asked = json!({ "user_id": new.user_id, "repo_id": new.repo_id, "source_type": new.source_type });
     audit::record(tx, org_id, Entry::new("run.created", "run", run_id, asked), now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
+    events::emit(tx, run_id, "run.created", None, now).await?;
     full_run(tx, run_id).await
 }
 
@@ -365,7 +366,7 @@ pub async fn queue_again(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Res
     .await?;
     append_status(tx, run_id, Phase::Queued, None, now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
-    Ok(())
+    events::emit(tx, run_id, "run.resumed", None, now).await
 }
 
 /// Ends a queued run that has no sandbox of an earlier attempt, asks for a worker to end any other.
@@ -427,7 +428,12 @@ pub async fn end(
     .await?;
     let org_id = append_status(tx, run_id, Phase::Done, Some(reason), now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
-    Ok(())
+    let event = match reason {
+        Reason::Complete => "run.completed",
+        Reason::Cancelled => "run.stopped",
+        Reason::Error | Reason::Failed | Reason::Timeout | Reason::MaxIterations | Reason::OutOfTokens => "run.failed",
+    };
+    events::emit(tx, run_id, event, None, now).await
 }
 
 /// Appends the `status` entry; returns the run's organization.

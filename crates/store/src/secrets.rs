@@ -176,3 +176,14 @@ pub async fn put(tx: &mut Tx, sealed: &Sealed, now: i64) -> Result<()> {
     .await?;
     Ok(())
 }
+
+/// Forgets all secrets of a row.
+pub async fn forget(tx: &mut Tx, org_id: i64, table: &str, row_id: i64) -> Result<()> {
+    sqlx::query("DELETE FROM secrets WHERE org_id = $1 AND table_name = $2 AND row_id = $3")
+        .bind(org_id)
+        .bind(table)
+        .bind(row_id)
+        .execute(&mut tx.conn)
+        .await?;
+    Ok(())
+}

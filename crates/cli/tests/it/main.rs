@@ -12,4 +12,5 @@ mod steer;
 mod survive;
 mod tenants;
 mod tidy;
+mod webhooks;
 mod words;

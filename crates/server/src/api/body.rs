@@ -353,6 +353,24 @@ impl<'a> Fields<'a> {
         texts
     }
 
+    /// Whether a key of the body is there and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.raw(key).is_some()
+    }
+
+    /// A flag of the body that may be absent or null.
+    pub fn optional_flag(&mut self, key: &str) -> Option<Option<bool>> {
+        let Some(raw) = self.raw(key) else { return Some(None) };
+        match raw.get() {
+            "true" => Some(Some(true)),
+            "false" => Some(Some(false)),
+            _ => {
+                self.fail(&["body", key], "bool_type", "Input should be a valid boolean");
+                None
+            }
+        }
+    }
+
     /// An object that may be absent or null, byte for byte. One that usual parsers cannot read is refused: it would make
     /// every list that it is part of unreadable.
     pub fn optional_object(&mut self, key: &str) -> Option<Option<String>> {

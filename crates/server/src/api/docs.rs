@@ -10,7 +10,7 @@ use utoipa::{
 
 use super::{
     agent_runs, audit, changes, error, events, health, logs, members, models, org_data, org_limits, organizations,
-    pull_requests, repos, run_views, session, tokens, trace, users,
+    pull_requests, repos, run_views, session, tokens, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -36,6 +36,8 @@ use super::{
         session::get, session::create, session::delete, models::list, repos::branches,
         run_views::list, run_views::get, run_views::changes,
         trace::screen, trace::entries, trace::output, trace::matches,
+        webhooks::list, webhooks::create, webhooks::get, webhooks::update, webhooks::delete, webhooks::ping,
+        webhooks::rotate, webhooks::deliveries, webhooks::delivery, webhooks::replay,
         pull_requests::get, health::healthz, health::readyz, health::metrics,
     )
 )]

@@ -42,10 +42,12 @@ mod session;
 mod tokens;
 mod trace;
 mod users;
+mod webhooks;
 
 pub use connections::serve;
 pub use docs::openapi;
 pub use health::Requests;
+pub use page::time;
 pub use rights::{Area, SCOPES, Scope, Who};
 pub use routes::Route;
 
@@ -76,6 +78,13 @@ fn routes() -> Routes {
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
         .route("/repos/{repo_id}/branches", get(repos::branches))
         .route("/prs/{pr_id}", get(pull_requests::get))
+        .route("/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/webhooks/{webhook_id}", get(webhooks::get).patch(webhooks::update).delete(webhooks::delete))
+        .route("/webhooks/{webhook_id}/ping", post(webhooks::ping))
+        .route("/webhooks/{webhook_id}/rotate", post(webhooks::rotate))
+        .route("/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries))
+        .route("/webhooks/{webhook_id}/deliveries/{delivery_id}", get(webhooks::delivery))
+        .route("/webhooks/{webhook_id}/deliveries/{delivery_id}/replay", post(webhooks::replay))
         .route("/agent/run", post(agent_runs::create).get(agent_runs::list_alias))
         .route("/agent/runs", get(agent_runs::list))
         .route("/agent/runs/views", get(run_views::list))

@@ -22,6 +22,7 @@ pub use lease::{ALONE, Lease, Lost};
 use crate::{
     App,
     run::{Ended, Signals, execute, is_full},
+    webhooks,
 };
 
 /// The store's wake-up can be missed; this cannot.
@@ -51,7 +52,8 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
                 reap::keep_clean(&app),
                 reap::keep_taking_over(&app),
                 retention::keep(&app),
-                deleted::clear(&app)
+                deleted::clear(&app),
+                webhooks::run(&app)
             )
         }
     };

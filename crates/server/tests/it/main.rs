@@ -26,3 +26,4 @@ mod stop;
 mod tenants;
 mod trace_limit;
 mod web;
+mod webhooks;

@@ -76,6 +76,9 @@ impl Samples {
         if let Some(first) = schema["enum"].as_array().and_then(|words| words.first()) {
             return first.clone();
         }
+        if schema["format"] == "uri" {
+            return json!("https://h.example/");
+        }
         if let Some((_, text)) = self.texts.iter().find(|(known, _)| *known == name) {
             return json!(text);
         }

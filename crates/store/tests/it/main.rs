@@ -11,6 +11,7 @@ mod pages;
 mod postgres;
 mod retention;
 mod rows;
+mod webhooks;
 mod writer;
 
 use codegen_store::{NewRun, NewUser, Org, Run, Store, User};

@@ -113,7 +113,7 @@ async fn a_run_has_one_pull_request_and_local_numbers_count_up() {
         made.push(second);
     }
     assert_eq!(made.iter().map(|pr| pr.number).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(store.set_pull_request_state(org_id, made[0].id, "merged").await.unwrap().state, "merged");
+    assert_eq!(store.set_pull_request_state(org_id, made[0].id, "merged", 9).await.unwrap().state, "merged");
     let other = store.create_org("Other", 1).await.unwrap();
     assert!(matches!(store.pull_request(other.id, made[0].id).await, Err(Error::NotFound)));
 }

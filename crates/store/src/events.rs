@@ -1,0 +1,80 @@
+//! Events that webhooks are told of, written in the transaction that makes them true.
+
+use serde_json::{Value, json};
+
+use crate::{Change, ChangeKind, Result, Run, dialect::Tx, runs::full_run};
+
+/// Longest part of a run's result that an event carries, in characters.
+pub const RESULT: usize = 4000;
+
+/// Events of runs and pull requests, besides `ping`.
+pub const EVENTS: [&str; 9] = [
+    "run.created",
+    "run.started",
+    "run.resumed",
+    "run.completed",
+    "run.failed",
+    "run.stopped",
+    "pull_request.opened",
+    "pull_request.closed",
+    "pull_request.merged",
+];
+
+/// Writes an event of a run for every endpoint that wants it.
+pub async fn emit(tx: &mut Tx, run_id: i64, event: &str, extra: Option<(&str, Value)>, now: i64) -> Result<()> {
+    // Usually there is none, and then nothing is read.
+    let wanted: Option<i64> = sqlx::query_scalar(
+        "SELECT e.id FROM runs r JOIN webhook_endpoints e ON e.org_id = r.org_id
+         WHERE r.id = $1 AND e.enabled = 1 AND (e.events = '' OR e.events LIKE $2) LIMIT 1",
+    )
+    .bind(run_id)
+    .bind(format!("% {event} %"))
+    .fetch_optional(&mut tx.conn)
+    .await?;
+    if wanted.is_none() {
+        return Ok(());
+    }
+    let run = full_run(tx, run_id).await?;
+    let mut data = of_run(&run);
+    if let (Some((key, value)), Some(fields)) = (extra, data.as_object_mut()) {
+        fields.insert(key.to_owned(), value);
+    }
+    sqlx::query(
+        "INSERT INTO webhook_deliveries (org_id, endpoint_id, message_id, event, run_id, data, state, next_try_at,
+                                         created_at)
+         SELECT org_id, id, $2, $3, $4, $5, 'pending', $6, $6 FROM webhook_endpoints
+         WHERE org_id = $1 AND enabled = 1 AND (events = '' OR events LIKE $7) ORDER BY id",
+    )
+    .bind(run.org_id)
+    .bind(format!("evt_{}_{run_id}_{now:x}", event.replace('.', "_")))
+    .bind(event)
+    .bind(run_id)
+    .bind(data.to_string())
+    .bind(now)
+    .bind(format!("% {event} %"))
+    .execute(&mut tx.conn)
+    .await?;
+    tx.changes.push(told(run.org_id, Some(run_id)));
+    Ok(())
+}
+
+fn of_run(run: &Run) -> Value {
+    let result = run.result.as_ref().map(|text| text.chars().take(RESULT).collect::<String>());
+    json!({
+        "organization_id": run.org_id,
+        "agent_run_id": run.id,
+        "user_id": run.user_id,
+        "repo_id": run.repo_id,
+        "source_type": run.source_type,
+        "status": run.status(),
+        "reason": run.reason.map(crate::Reason::as_str),
+        "branch": run.branch,
+        "summary": run.summary,
+        "result": result,
+    })
+}
+
+/// What wakes the sender.
+pub fn told(org_id: i64, run_id: Option<i64>) -> Change {
+    Change { org_id, run_id: run_id.unwrap_or_default(), kind: ChangeKind::EventQueued }
+}
