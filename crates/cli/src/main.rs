@@ -21,6 +21,7 @@ mod run;
 mod secrets;
 mod serve;
 mod token;
+mod user;
 mod webhooks;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -59,6 +60,8 @@ enum Command {
     Webhooks(webhooks::Args),
     /// Keep a server's address and a token for later commands
     Login(login::Args),
+    /// Set passwords of people
+    User(user::Args),
     /// Say what this host can do for isolation, what is missing, and what to do about it
     Doctor(doctor::Args),
     /// Show the settings and where each comes from
@@ -176,6 +179,7 @@ fn main() -> ExitCode {
         Command::Token(args) => without_sandboxes(token::token(args)),
         Command::Webhooks(args) => without_sandboxes(webhooks::webhooks(args)),
         Command::Login(args) => without_sandboxes(login::login(args)),
+        Command::User(args) => without_sandboxes(user::user(args)),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),
         Command::Df(args) => without_sandboxes(df::df(args)),

@@ -14,9 +14,12 @@ use secrecy::SecretString;
 
 #[path = "config_limits.rs"]
 mod limits;
+#[path = "config_login.rs"]
+mod log_in;
 #[path = "config_table.rs"]
 mod table;
 
+pub use log_in::LogIn;
 pub use table::{SETTINGS, Setting};
 
 /// Variables of clients, some of which come near to a setting's.
@@ -138,6 +141,8 @@ pub struct Config {
     pub trace: TraceLimits,
     /// What is kept, and for how long.
     pub keep: Keep,
+    /// How people log in.
+    pub log_in: LogIn,
     /// Keys and addresses of models.
     pub models: Keys,
     origins: BTreeMap<&'static str, String>,
@@ -172,6 +177,9 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// Settings that do not go together; a sentence.
+    #[error("{0}")]
+    Together(String),
     /// Nowhere to keep data.
     #[error("there is no home directory to keep data in: give a data directory with --data-dir or CODEGEN_DATA_DIR")]
     NoDataDir,
@@ -222,6 +230,7 @@ impl Config {
             max_time_s: budget.max_time.as_secs(),
             trace: TraceLimits::default(),
             keep: Keep::default(),
+            log_in: LogIn::default(),
             models: Keys::default(),
             origins: BTreeMap::new(),
         }
@@ -248,6 +257,15 @@ impl Config {
         config.read_file(&dir.join("config.toml"))?;
         config.read_env(&env)?;
         config.derive();
+        if config.log_in.oidc_issuer.is_some() && config.log_in.oidc_client_id.is_none() {
+            return Err(Error::Together(
+                "oidc_issuer is set and oidc_client_id is not: the provider gives both".to_owned(),
+            ));
+        }
+        if config.log_in.oidc_default_role.is_none() && config.log_in.oidc_group_roles.is_empty() {
+            let sentence = "oidc_default_role is none and oidc_group_roles is not set: nobody could log in";
+            return Err(Error::Together(sentence.to_owned()));
+        }
         Ok(config)
     }
 

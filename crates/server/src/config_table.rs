@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use secrecy::SecretString;
 
-use super::{Config, Egress, limits};
+use super::{Config, Egress, limits, log_in};
 
 /// One setting.
 pub struct Setting {
@@ -54,7 +54,7 @@ const fn of_vendor(
     Setting { key, doc, default: "", secret: false, vendor: Some(vendor), get, set }
 }
 
-const fn secret(setting: Setting) -> Setting {
+pub(super) const fn secret(setting: Setting) -> Setting {
     Setting { secret: true, ..setting }
 }
 
@@ -130,6 +130,18 @@ pub static SETTINGS: &[Setting] = &[
         |c| Some(c.worker_lease_s.to_string()),
         |c, v| above_zero(&mut c.worker_lease_s, v),
     ),
+    log_in::IDLE,
+    log_in::MAX,
+    log_in::ISSUER,
+    log_in::CLIENT_ID,
+    log_in::CLIENT_SECRET,
+    log_in::NAME,
+    log_in::SCOPES,
+    log_in::GROUP_CLAIM,
+    log_in::GROUP_ROLES,
+    log_in::DEFAULT_ROLE,
+    log_in::ORG,
+    log_in::DOMAINS,
     plain(
         "max_concurrent_runs",
         "Runs at once; others wait.",
@@ -488,7 +500,7 @@ fn per_host(text: &str) -> Result<impl Iterator<Item = (String, String)>, String
     Ok(pairs.ok_or("must have the form host=value, or several separated by commas")?.into_iter())
 }
 
-fn hidden(secret: &Option<SecretString>) -> Option<String> {
+pub(super) fn hidden(secret: &Option<SecretString>) -> Option<String> {
     secret.as_ref().map(|_| String::new())
 }
 
@@ -506,7 +518,7 @@ fn base(slot: &mut Option<String>, text: &str) -> Result<(), String> {
 }
 
 /// An address without a slash at its end.
-fn url(text: &str) -> Result<String, String> {
+pub(super) fn url(text: &str) -> Result<String, String> {
     let parsed = url::Url::parse(text.trim()).ok();
     let good = parsed.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if !good {

@@ -22,9 +22,12 @@ pub mod disk;
 pub mod engine;
 pub mod forge;
 pub mod incarnation;
+mod oidc;
 pub mod once;
 mod origins;
 mod outside;
+mod password;
+pub mod people;
 pub mod prune;
 mod run;
 pub mod secrets;
@@ -85,6 +88,8 @@ pub struct App {
     /// The way to addresses that an organization's people name.
     pub(crate) outside: outside::Outside,
     pub(crate) requests: api::Requests,
+    /// Where people log in, besides here.
+    pub(crate) oidc: Option<oidc::Provider>,
 }
 
 /// What the first start made, where no token was preset.
@@ -178,6 +183,7 @@ impl App {
             keys,
             outside: outside::Outside::new(config.allow_private_addresses),
             requests: api::Requests::default(),
+            oidc: oidc::Provider::new(&config.log_in, &config.public_url)?,
             config,
         };
         app.reseal_secrets().await?;

@@ -6,7 +6,7 @@ use crate::{
     Change, ChangeKind, Error, Member, Org, Result, Role, Store, User,
     audit::{self, Entry},
     dialect::{Db, Tx},
-    orgs, tokens, users,
+    orgs, sessions, tokens, users,
 };
 
 impl Store {
@@ -73,6 +73,7 @@ impl Store {
                 let was = json!({ "name": before.user.github_username, "role": before.role.as_str() });
                 let entry = Entry { before: was, ..Entry::new(action, "user", user_id, json!(null)) };
                 audit::record(tx, org_id, entry, now).await?;
+                sessions::end_of_homeless(tx, user_id).await?;
                 access_changed(tx, org_id);
                 Ok(())
             })

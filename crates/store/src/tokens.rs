@@ -101,14 +101,15 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn tokens(&self, user_id: i64, skip: i64, limit: i64) -> Result<(Vec<Token>, i64)> {
-        let tokens =
-            sqlx::query_as::<Db, Token>("SELECT * FROM tokens WHERE user_id = $1 ORDER BY id LIMIT $2 OFFSET $3")
-                .bind(user_id)
-                .bind(limit)
-                .bind(skip)
-                .fetch_all(&self.readers)
-                .await?;
-        let total = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE user_id = $1")
+        let tokens = sqlx::query_as::<Db, Token>(
+            "SELECT * FROM tokens WHERE user_id = $1 AND of_logins = 0 ORDER BY id LIMIT $2 OFFSET $3",
+        )
+        .bind(user_id)
+        .bind(limit)
+        .bind(skip)
+        .fetch_all(&self.readers)
+        .await?;
+        let total = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE user_id = $1 AND of_logins = 0")
             .bind(user_id)
             .fetch_one(&self.readers)
             .await?;
@@ -122,12 +123,14 @@ impl Store {
     pub async fn revoke_token(&self, user_id: i64, id: i64, now: i64) -> Result<()> {
         self.write(move |tx| {
             Box::pin(async move {
-                let token = sqlx::query_as::<Db, Token>("SELECT * FROM tokens WHERE user_id = $1 AND id = $2")
-                    .bind(user_id)
-                    .bind(id)
-                    .fetch_optional(&mut tx.conn)
-                    .await?
-                    .ok_or(Error::NotFound)?;
+                let token = sqlx::query_as::<Db, Token>(
+                    "SELECT * FROM tokens WHERE user_id = $1 AND id = $2 AND of_logins = 0",
+                )
+                .bind(user_id)
+                .bind(id)
+                .fetch_optional(&mut tx.conn)
+                .await?
+                .ok_or(Error::NotFound)?;
                 for sql in [
                     "DELETE FROM sessions WHERE token_id = $1",
                     "DELETE FROM idempotency_keys WHERE token_id = $1",

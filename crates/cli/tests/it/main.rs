@@ -13,4 +13,5 @@ mod survive;
 mod tenants;
 mod tidy;
 mod webhooks;
+mod user;
 mod words;

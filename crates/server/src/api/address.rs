@@ -2,19 +2,35 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use axum::{extract::ConnectInfo, http::HeaderMap};
+use axum::{
+    extract::{ConnectInfo, FromRequestParts},
+    http::{HeaderMap, request::Parts},
+};
 
 use super::limits::Standing;
-use crate::Config;
+use crate::{App, Config};
 
 /// Windows of addresses, in milliseconds.
 pub const PERIOD_MS: i64 = 30_000;
 /// With more addresses than this those whose window is over are forgotten.
 const MANY: usize = 50_000;
+
+/// The address of a request's client.
+pub struct Address(pub IpAddr);
+
+impl FromRequestParts<Arc<App>> for Address {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
+        let address = of(&app.config, &parts.headers, &parts.extensions);
+        Ok(Self(address.unwrap_or(IpAddr::from([0, 0, 0, 0]))))
+    }
+}
 
 /// The address of a request's client: its connection's, or what a trusted proxy says. None where there is no connection.
 pub fn of(config: &Config, headers: &HeaderMap, extensions: &http::Extensions) -> Option<IpAddr> {
@@ -75,7 +91,7 @@ impl Ceiling {
 }
 
 /// What one client has: an IPv4 address, or the 64 bits of IPv6 that a connection comes with.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

@@ -9,7 +9,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
-use codegen_store::{Actor, Member, RequestKey, Role, Token, User};
+use codegen_store::{Actor, Member, RequestKey, Role, Session, Token, User};
 use futures::{Stream, StreamExt as _};
 
 use super::{
@@ -31,6 +31,8 @@ pub struct Caller {
     pub user: User,
     /// By which token.
     pub token: Token,
+    /// In which log-in of the web app; none where a token came with the request.
+    pub session: Option<Session>,
 }
 
 /// Anyone with a valid token who is no service account: those belong to one organization and make nothing of their own.
@@ -136,6 +138,12 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let caller = authenticate(app, &parts.method, &parts.headers).await?;
+        if let Some(session) = &caller.session
+            && let Err(error) = app.store.session_seen(session, app.now()).await
+        {
+            // A full disk shall not keep people from reading.
+            tracing::warn!(%error, "noting that a session is used");
+        }
         let params = RawPathParams::from_request_parts(&mut parts, app).await;
         let path: HashMap<String, String> = match &params {
             Ok(params) => params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
@@ -277,7 +285,7 @@ pub(super) async fn by_token(app: &App, secret: &str) -> Result<Caller, ApiError
     // The search is by hash, so its timing tells nothing about a token.
     let found = app.store.member_by_token_hash(&token::hash(secret.trim()), app.now()).await?;
     let (token, user) = found.ok_or_else(ApiError::unauthorized)?;
-    Ok(Caller { user, token })
+    Ok(Caller { user, token, session: None })
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {

@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::{
-    agent_runs, audit, changes, error, events, health, logs, members, models, org_data, org_limits, organizations,
+    account, agent_runs, audit, changes, error, events, health, logs, members, models, oidc, org_data, org_limits, organizations,
     pull_requests, repos, run_views, session, tokens, trace, users, webhooks,
 };
 
@@ -33,7 +33,8 @@ use super::{
         agent_runs::create, agent_runs::get, agent_runs::list, agent_runs::list_alias,
         agent_runs::resume, agent_runs::resume_beta, agent_runs::stop, agent_runs::stop_beta, changes::diff,
         logs::get, logs::alpha, events::get,
-        session::get, session::create, session::delete, models::list, repos::branches,
+        oidc::begin, oidc::callback, session::get, session::ways, session::create, session::delete,
+        account::sessions, account::end_session, account::end_others, account::put_password, models::list, repos::branches,
         run_views::list, run_views::get, run_views::changes,
         trace::screen, trace::entries, trace::output, trace::matches,
         webhooks::list, webhooks::create, webhooks::get, webhooks::update, webhooks::delete, webhooks::ping,

@@ -24,6 +24,8 @@ use crate::App;
 pub struct Requests {
     /// Buckets of rate limits.
     pub limits: Limits,
+    /// Compares passwords.
+    pub passwords: crate::password::Hasher,
     /// Requests with an `Idempotency-Key` that are being answered.
     pub under_way: UnderWay,
     /// Held by the one export that is being made.

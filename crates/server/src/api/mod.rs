@@ -11,6 +11,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
+mod account;
 mod address;
 mod agent_runs;
 mod audit;
@@ -29,6 +30,7 @@ mod limits;
 mod logs;
 mod members;
 mod models;
+mod oidc;
 mod org_data;
 mod org_limits;
 mod organizations;
@@ -53,7 +55,7 @@ pub use routes::Route;
 
 use crate::{App, web};
 use error::ApiError;
-use routes::{Routes, delete, get, open, post};
+use routes::{Routes, delete, get, open, post, put};
 
 fn routes() -> Routes {
     let org = Routes::new()
@@ -101,6 +103,12 @@ fn routes() -> Routes {
         .route("/agent/run/{agent_run_id}/matches", get(trace::matches));
     Routes::new()
         .route("/v1/users/me", get(users::me))
+        .route("/v1/users/me/password", put(account::put_password))
+        .route("/v1/users/me/sessions", get(account::sessions).delete(account::end_others))
+        .route("/v1/users/me/sessions/{login_id}", delete(account::end_session))
+        .route("/v1/session/ways", get(open(session::ways)))
+        .route("/v1/session/oidc", get(open(oidc::begin)))
+        .route("/v1/session/oidc/callback", get(open(oidc::callback)))
         .route("/v1/session", get(session::get).post(open(session::create)).delete(session::delete))
         .route("/v1/models", get(models::list))
         .route("/v1/runs/{agent_run_id}", get(trace::screen))
@@ -125,6 +133,7 @@ fn routes() -> Routes {
         .route("/", get(open(web::page)))
         .route("/new", get(open(web::page)))
         .route("/login", get(open(web::page)))
+        .route("/account", get(open(web::page)))
         .route("/repos", get(open(web::page)))
         .route("/runs/{run_id}", get(open(web::page)))
         .route("/pulls/{pr_id}", get(open(web::page)))

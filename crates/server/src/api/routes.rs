@@ -107,7 +107,6 @@ macro_rules! methods {
 methods! {
     get GET;
     post POST;
-    #[allow(dead_code, reason = "for the routes to come")]
     put PUT;
     #[allow(dead_code, reason = "for the routes to come")]
     patch PATCH;

@@ -175,7 +175,7 @@ pub async fn create(
     State(app): State<Arc<App>>,
     asked: Asked<Person, NewTokenInput>,
 ) -> Result<Json<NewTokenResponse>, ApiError> {
-    let Caller { user, token } = asked.by.0;
+    let Caller { user, token, .. } = asked.by.0;
     Ok(Json(make(&app, &token, user.id, asked.input).await?))
 }
 

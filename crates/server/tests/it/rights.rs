@@ -144,6 +144,7 @@ pub fn samples(app: &TestApp) -> Samples {
     Samples::new(&[
         ("url", origin.to_str().unwrap()),
         ("session_id", "11111111-2222-4333-8444-555555555555"),
+        ("password", "correct horse battery"),
         ("*path", "no-such-file.js"),
     ])
 }

@@ -56,16 +56,6 @@ async fn behind_https_the_cookie_is_tied_to_its_host() {
 }
 
 #[tokio::test]
-async fn a_session_ends_by_itself_and_with_its_token() {
-    let app = TestApp::new().await;
-    let (token, _) = app.app.store.member_by_token_hash(&crate::api::sha256(TOKEN), 0).await.unwrap().unwrap();
-    let now = app.app.now();
-    app.app.store.add_session(token.id, "hash", now, now + 1000).await.unwrap();
-    assert!(app.app.store.member_by_session_hash("hash", now + 999).await.unwrap().is_some());
-    assert!(app.app.store.member_by_session_hash("hash", now + 1000).await.unwrap().is_none());
-}
-
-#[tokio::test]
 async fn what_changes_something_by_cookie_must_come_from_a_page_of_this_server() {
     let app = TestApp::new().await;
     let (cookie, _) = log_in(&app).await;

@@ -24,6 +24,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "workers", include_str!("../../migrations/sqlite/0004_workers.sql")),
     (5, "web", include_str!("../../migrations/sqlite/0005_web.sql")),
     (8, "tenants", include_str!("../../migrations/sqlite/0008_tenants.sql")),
+    (9, "login", include_str!("../../migrations/sqlite/0009_login.sql")),
     (18, "audit", include_str!("../../migrations/sqlite/0018_audit.sql")),
     (11, "secrets and rules", include_str!("../../migrations/sqlite/0011_secrets_and_rules.sql")),
     (10, "limits", include_str!("../../migrations/sqlite/0010_limits.sql")),

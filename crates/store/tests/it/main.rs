@@ -5,6 +5,7 @@ mod audit;
 mod claims;
 mod limits;
 mod log;
+mod logins;
 mod open;
 mod org_data;
 mod pages;

@@ -77,18 +77,3 @@ async fn a_log_is_read_from_its_end_by_a_word_and_by_its_stages() {
     assert!(matches!(store.find_in_log(other, run, "task", 3).await, Err(Error::NotFound)));
     assert!(matches!(store.stages(other, run, 3).await, Err(Error::NotFound)));
 }
-
-#[tokio::test]
-async fn a_session_stands_for_its_token_until_it_expires_or_is_ended() {
-    let fixture = Fixture::new().await;
-    let store = &fixture.store;
-    let token = store.add_token(fixture.user.id, "web", "token hash", 1).await.unwrap();
-    store.add_session(token.id, "one", 10, 100).await.unwrap();
-    store.add_session(token.id, "two", 10, 100).await.unwrap();
-    let (found, user) = store.member_by_session_hash("one", 99).await.unwrap().unwrap();
-    assert_eq!((found, user.id), (token, fixture.user.id));
-    assert!(store.member_by_session_hash("one", 100).await.unwrap().is_none());
-    store.end_session("two").await.unwrap();
-    assert!(store.member_by_session_hash("two", 50).await.unwrap().is_none());
-    assert!(store.member_by_session_hash("token hash", 50).await.unwrap().is_none());
-}
