@@ -9,7 +9,14 @@ use axum::{
     middleware::{Next, from_fn, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{
+    CompressionLevel,
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate as _, SizeAbove},
+    },
+};
 
 mod account;
 mod address;
@@ -156,6 +163,10 @@ fn router(app: Arc<App>) -> Router {
         .layer(from_fn(|request: Request, next: Next| codegen_store::serving(next.run(request))))
         .layer(from_fn_with_state(app.clone(), limits::guard))
         .layer(from_fn_with_state(app.clone(), health::count))
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(
+            // An event that waits for others to be packed with comes late; files of the app are packed already.
+            SizeAbove::new(1024).and(NotForContentType::SSE),
+        ))
         .with_state(app);
     // A layer of a router runs after its routing, so the rewriting one has a router of its own around.
     Router::new()

@@ -192,3 +192,27 @@ async fn every_page_is_the_app_or_says_that_it_was_not_built() {
     assert_eq!(app.asks(Method::GET, "/_app/../../../etc/passwd", None).send().await.unwrap().status(), 404);
     assert_eq!(app.asks(Method::GET, "/_app/none.js", None).send().await.unwrap().status(), 404);
 }
+
+#[tokio::test]
+async fn long_answers_are_packed_for_who_takes_that_and_event_streams_never_are() {
+    let app = TestApp::new().await;
+    let ask = async |path: &str, takes: Option<&str>| {
+        let mut request = app.asks(Method::GET, path, Some(TOKEN));
+        if let Some(takes) = takes {
+            request = request.header(header::ACCEPT_ENCODING, takes);
+        }
+        request.send().await.unwrap()
+    };
+    let (packed, plain) = (ask("/openapi.json", Some("br, gzip")).await, ask("/openapi.json", None).await);
+    assert_eq!(packed.headers()[header::CONTENT_ENCODING], "gzip");
+    assert!(plain.headers().get(header::CONTENT_ENCODING).is_none());
+    let (packed, plain) = (packed.bytes().await.unwrap(), plain.bytes().await.unwrap());
+    assert!(packed.starts_with(&[0x1f, 0x8b]) && packed.len() * 4 < plain.len(), "{} of {}", packed.len(), plain.len());
+    assert!(ask("/v1/users/me", Some("gzip")).await.headers().get(header::CONTENT_ENCODING).is_none());
+    let (_, run) = app.post("/v1/organizations/1/agent/run", &json!({"prompt": "x".repeat(5000)})).await;
+    for path in ["runs/changes", &format!("run/{}/events", run["id"])] {
+        let stream = ask(&format!("/v1/organizations/1/agent/{path}"), Some("gzip")).await;
+        assert_eq!(stream.status(), 200);
+        assert!(stream.headers().get(header::CONTENT_ENCODING).is_none(), "{path}");
+    }
+}
