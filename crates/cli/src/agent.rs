@@ -115,7 +115,7 @@ pub async fn agent(args: Args) -> Result<()> {
         if let Some(model) = args.model {
             body.insert("model".to_owned(), Value::from(model));
         }
-        let run = client.post(&client.org_path("/agent/run"), &Value::Object(body)).await?;
+        let run = client.post_once(&client.org_path("/agent/run"), &Value::Object(body)).await?;
         return shown(&client, &run, None, args.follow, args.json).await;
     };
     let path = client.org_path(&format!("/agent/run/{id}"));
@@ -138,7 +138,7 @@ pub async fn agent(args: Args) -> Result<()> {
             Ok(())
         }
         Some(Action::Stop) => {
-            let run = client.post(&client.org_path("/agent/run/stop"), &json!({ "agent_run_id": id })).await?;
+            let run = client.post_once(&client.org_path("/agent/run/stop"), &json!({ "agent_run_id": id })).await?;
             // Who stops a run and sees that it stopped has succeeded.
             let ended = shown(&client, &run, None, args.follow, args.json).await;
             if args.follow {
@@ -152,7 +152,7 @@ pub async fn agent(args: Args) -> Result<()> {
             // What was there before was seen before.
             let seen = if args.follow { client.events_so_far(id, |_, _| {}).await? } else { None };
             let body = json!({ "agent_run_id": id, "prompt": text, "images": images });
-            let run = client.post(&client.org_path("/agent/run/resume"), &body).await?;
+            let run = client.post_once(&client.org_path("/agent/run/resume"), &body).await?;
             shown(&client, &run, seen, args.follow, args.json).await
         }
     }

@@ -62,6 +62,8 @@ impl Login {
 
 /// Between two tries to follow a run.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Tries of a request whose answer is lost.
+const MOST_TRIES: u32 = 4;
 /// Tries without an event, a minute's worth.
 const MOST_FAILURES: u32 = 120;
 /// The server says something at least every 15 seconds.
@@ -184,6 +186,23 @@ impl Client {
         }
     }
 
+    /// POST of JSON that has its effect once, also where its answer is lost and it is sent again.
+    pub async fn post_once(&self, path: &str, body: &Value) -> Result<Value> {
+        let key = format!("{:032x}", rand::random::<u128>());
+        let mut tries = 1;
+        loop {
+            let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", &key).json(body);
+            let answer = async { self.send(request).await?.json().await.context("reading the server's answer") };
+            match answer.await {
+                Err(error) if tries < MOST_TRIES && is_lost(&error) => {
+                    tries += 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// GET, written to `out` as it comes.
     pub async fn download(&self, path: &str, out: &mut impl Write) -> Result<()> {
         let mut bytes = self.send(self.http.get(format!("{}{path}", self.url))).await?.bytes_stream();
@@ -270,6 +289,16 @@ impl Client {
             tokio::time::sleep(AGAIN).await;
         }
     }
+}
+
+/// Whether the server may have done what it was asked without our hearing of it.
+fn is_lost(error: &anyhow::Error) -> bool {
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        // 409: the first of them is still being answered.
+        return matches!(refused.status, 409 | 502..=504);
+    }
+    let transport = error.chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
+    transport.is_some_and(|error| !error.is_connect() && !error.is_builder())
 }
 
 /// Whether asking again would give the same answer: a server that restarts behind a proxy answers 502 or 503 meanwhile.

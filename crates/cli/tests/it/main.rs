@@ -4,6 +4,7 @@
 mod fixture;
 mod full_disk;
 mod keep;
+mod lost;
 mod no_sandbox;
 mod run;
 mod serve;
