@@ -1,13 +1,10 @@
 // The app as a person uses it, in a real browser against a real server.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { browser, logIn, serve } from './server.js';
+import { accessible, browser, logIn, serve } from './server.js';
 
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const SCRIPT = [
 	{
 		text: 'I look around **first**.',
@@ -39,16 +36,6 @@ async function open(options) {
 		if (message.type() === 'error' && !/status of 40[134]/.test(message.text())) complaints.push(message.text());
 	});
 	return page;
-}
-
-/** @param {import('playwright-core').Page} page @param {string} what */
-async function accessible(page, what) {
-	await page.evaluate(AXE);
-	const violations = await page.evaluate(async () => {
-		const found = await /** @type {any} */ (window).axe.run(document, { resultTypes: ['violations'] });
-		return found.violations.map((/** @type {any} */ v) => `${v.id}: ${v.nodes.map((/** @type {any} */ n) => n.html.slice(0, 160)).join(' | ')}`);
-	});
-	assert.deepEqual(violations, [], what);
 }
 
 /** Bytes that a first visit of a page takes over the line. @param {import('playwright-core').Page} page @param {string} path */

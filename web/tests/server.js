@@ -1,6 +1,8 @@
 // A real server with a model that replays a script, a repository to work on, and a real browser.
+import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -98,4 +100,16 @@ export async function logIn(page, server) {
 	await page.getByLabel('API token').fill(server.token);
 	await page.getByRole('button', { name: 'Log in' }).click();
 	await page.getByRole('heading', { name: 'Runs', exact: true }).waitFor({ state: 'attached' });
+}
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+/** @param {import('playwright-core').Page} page @param {string} what */
+export async function accessible(page, what) {
+	await page.evaluate(AXE);
+	const violations = await page.evaluate(async () => {
+		const found = await /** @type {any} */ (window).axe.run(document, { resultTypes: ['violations'] });
+		return found.violations.map((/** @type {any} */ v) => `${v.id}: ${v.nodes.map((/** @type {any} */ n) => n.html.slice(0, 160)).join(' | ')}`);
+	});
+	assert.deepEqual(violations, [], what);
 }

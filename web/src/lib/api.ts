@@ -2,6 +2,9 @@
 
 import type {
 	BranchesResponse,
+	LoggedOut,
+	LogInSession,
+	LogInWays,
 	ModelsResponse,
 	PullRequestResponse,
 	RepoResponse,
@@ -35,8 +38,8 @@ function sentence(body: unknown, status: number): string {
 	return `The server answered with status ${status}.`;
 }
 
-async function call<T>(method: string, path: string, body?: unknown): Promise<T> {
-	const headers: Record<string, string> = { accept: 'application/json' };
+async function call<T>(method: string, path: string, body?: unknown, more: Record<string, string> = {}): Promise<T> {
+	const headers: Record<string, string> = { accept: 'application/json', ...more };
 	if (body !== undefined) headers['content-type'] = 'application/json';
 	let response: Response;
 	try {
@@ -51,6 +54,34 @@ async function call<T>(method: string, path: string, body?: unknown): Promise<T>
 	if (response.status === 401 && path !== '/v1/session') throw new Refused(401, 'Your log-in has ended: log in again.');
 	if (!response.ok) throw new Refused(response.status, sentence(answer, response.status));
 	return answer as T;
+}
+
+/** Keys of requests whose answers never came, by what was asked: asked again, they are the same request. */
+const unanswered = new Map<string, string>();
+
+function newKey(): string {
+	// randomUUID is not there over plain HTTP.
+	return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** POSTs what must have its effect once, also where an answer is lost and the request is sent again. */
+async function once<T>(path: string, body: unknown): Promise<T> {
+	const what = path + JSON.stringify(body);
+	const key = unanswered.get(what) ?? newKey();
+	unanswered.set(what, key);
+	for (let tries = 1; ; tries++) {
+		try {
+			const answer = await call<T>('POST', path, body, { 'idempotency-key': key });
+			unanswered.delete(what);
+			return answer;
+		} catch (error) {
+			// 409: the first of them is still being answered.
+			const lost = error instanceof Refused && [0, 409, 502, 503, 504].includes(error.status);
+			if (!lost) unanswered.delete(what);
+			if (!lost || tries === 3) throw error;
+			await new Promise((resolve) => setTimeout(resolve, 400 * tries));
+		}
+	}
 }
 
 const get = <T>(path: string) => call<T>('GET', path);
@@ -75,8 +106,14 @@ function query(values: Record<string, string | number | undefined>): string {
 
 export const api = {
 	session: () => get<SessionResponse>('/v1/session'),
-	logIn: (token: string) => call<SessionResponse>('POST', '/v1/session', { token }),
-	logOut: () => call<void>('DELETE', '/v1/session'),
+	ways: () => get<LogInWays>('/v1/session/ways'),
+	logIn: (by: { token: string } | { name: string; password: string }) => call<SessionResponse>('POST', '/v1/session', by),
+	logOut: () => call<LoggedOut | undefined>('DELETE', '/v1/session'),
+	logins: () => get<Items<LogInSession>>('/v1/users/me/sessions'),
+	endLogin: (id: number) => call<void>('DELETE', `/v1/users/me/sessions/${id}`),
+	endOtherLogins: () => call<{ ended: number }>('DELETE', '/v1/users/me/sessions'),
+	changePassword: (current_password: string, password: string) =>
+		call<SessionResponse>('PUT', '/v1/users/me/password', { current_password, password }),
 	models: () => get<ModelsResponse>('/v1/models'),
 	screen: (id: string | number) => get<RunScreen>(`/v1/runs/${id}`),
 	runs: (orgId: number, filter: Filter, before?: number) =>
@@ -94,10 +131,10 @@ export const api = {
 	find: (of: Of, text: string) => get<{ seqs: number[] }>(`${run(of)}/matches${query({ text })}`),
 	events: (of: Of) => `${run(of)}/events`,
 	diff: (of: Of) => get<{ diff: string; stat: string }>(`${run(of)}/diff`),
-	create: (orgId: number, body: NewRun) => call<AgentRunResponse>('POST', `${org(orgId)}/agent/run`, body),
+	create: (orgId: number, body: NewRun) => once<AgentRunResponse>(`${org(orgId)}/agent/run`, body),
 	resume: (of: Of, prompt: string, images: string[] = []) =>
-		call<AgentRunResponse>('POST', `${org(of.organization_id)}/agent/run/resume`, { agent_run_id: of.id, prompt, images }),
-	stop: (of: Of) => call<AgentRunResponse>('POST', `${org(of.organization_id)}/agent/run/stop`, { agent_run_id: of.id }),
+		once<AgentRunResponse>(`${org(of.organization_id)}/agent/run/resume`, { agent_run_id: of.id, prompt, images }),
+	stop: (of: Of) => once<AgentRunResponse>(`${org(of.organization_id)}/agent/run/stop`, { agent_run_id: of.id }),
 	repos: (orgId: number) => get<Items<RepoResponse>>(`${org(orgId)}/repos`),
 	addRepo: (orgId: number, url: string) => call<RepoResponse>('POST', `${org(orgId)}/repos`, { url }),
 	branches: (orgId: number, id: number) => get<BranchesResponse>(`${org(orgId)}/repos/${id}/branches`),
