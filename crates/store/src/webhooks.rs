@@ -167,7 +167,7 @@ impl Store {
         org_id: i64,
         new: EndpointChange,
         most: i64,
-        seal: impl FnOnce(i64) -> Result<Sealed> + Send + 'static,
+        seal: impl FnOnce(i64) -> Result<Sealed> + Clone + Send + 'static,
         now: i64,
     ) -> Result<Endpoint> {
         self.write(move |tx| {

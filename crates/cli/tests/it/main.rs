@@ -13,6 +13,6 @@ mod steer;
 mod survive;
 mod tenants;
 mod tidy;
-mod webhooks;
 mod user;
+mod webhooks;
 mod words;

@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use super::{
-    account, agent_runs, audit, changes, error, events, health, logs, members, models, oidc, org_data, org_limits, organizations,
-    pull_requests, repos, run_views, session, tokens, trace, users, webhooks,
+    account, agent_runs, audit, changes, error, events, health, logs, members, models, oidc, org_data, org_limits,
+    organizations, pull_requests, repos, run_views, session, tokens, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]

@@ -16,7 +16,14 @@ async fn an_organization_that_is_removed_leaves_no_row_in_any_table() {
     let robot = store.create_service_account(org.id, "service:x", "ci", Role::Member, 2).await.unwrap();
     let token = NewToken { user_id: robot.user.id, hash: "robot".to_owned(), ..NewToken::default() };
     let token = store.create_token(token, 2).await.unwrap();
-    store.add_session(token.id, "cookie", 2, 99).await.unwrap();
+    let session = codegen_store::NewSession {
+        hash: "cookie".to_owned(),
+        user_id: robot.user.id,
+        token_id: Some(token.id),
+        expires_at: 99,
+        ..codegen_store::NewSession::default()
+    };
+    store.add_session(session, 2).await.unwrap();
     let invitation =
         NewInvitation { hash: "i".to_owned(), role: Role::Member, email: None, invited_by: eve.id, expires_at: 99 };
     store.invite(org.id, invitation, 3).await.unwrap();

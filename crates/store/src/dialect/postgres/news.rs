@@ -99,6 +99,7 @@ fn words(change: Change) -> String {
         ChangeKind::RunChanged => 'c',
         ChangeKind::LogAppended => 'l',
         ChangeKind::AccessChanged => 'a',
+        ChangeKind::EventQueued => 'e',
         ChangeKind::Missed => 'm',
     };
     format!("{kind}:{}:{}", change.org_id, change.run_id)
@@ -112,6 +113,7 @@ fn read(words: &str) -> Option<Change> {
         "c" => ChangeKind::RunChanged,
         "l" => ChangeKind::LogAppended,
         "a" => ChangeKind::AccessChanged,
+        "e" => ChangeKind::EventQueued,
         "m" => ChangeKind::Missed,
         _ => return None,
     };
