@@ -186,7 +186,14 @@ async fn a_token_that_has_expired_counts_for_nothing_nor_do_its_log_ins() {
             ..codegen_store::NewToken::default()
         };
         let token = app.app.store.create_token(new, 0).await.unwrap();
-        app.app.store.add_session(token.id, &sha256(&format!("{name} cookie")), now, now + 90_000).await.unwrap();
+        let session = codegen_store::NewSession {
+            hash: sha256(&format!("{name} cookie")),
+            user_id: token.user_id,
+            token_id: Some(token.id),
+            expires_at: now + 90_000,
+            ..codegen_store::NewSession::default()
+        };
+        app.app.store.add_session(session, now).await.unwrap();
     }
     assert_eq!(app.ask("GET", "/v1/users/me", "cgn_old", json!(null)).await.0, 401);
     assert_eq!(app.ask("GET", "/v1/users/me", "cgn_young", json!(null)).await.0, 200);
