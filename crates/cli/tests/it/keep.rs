@@ -142,12 +142,13 @@ fn commits_of_a_run_that_were_not_pushed_outlive_their_mirror() {
 fn a_backup_taken_in_the_middle_of_a_run_is_restored_elsewhere_and_the_run_goes_on() {
     let fixture = Fixture::new();
     // The script goes on by the trace's length: in the restored directory the second command is the interrupted one.
-    let waits = model(&fixture, &["echo first", WAITS, "echo after"]);
+    let waits = model(&fixture, &["echo first", &format!("echo begun; {WAITS}"), "echo after"]);
     let env = [("CODEGEN_DEFAULT_MODEL", waits.as_str())];
     let server = Server::logged_in(&fixture, &env);
     let token = server.token.clone().unwrap();
     let repo = server.add_repo();
-    let id = server.run_until(&repo, &["seq 100"]);
+    // Not its answer, which names the command too: until the command has begun, nothing is interrupted.
+    let id = server.run_until(&repo, &["\"text\":\"begun"]);
     let into = fixture.dir.path().join("backup.tar");
     let made = server.json(&["backup", into.to_str().unwrap()]);
     assert_eq!(made["mirrors"], 1, "{made:#}");
