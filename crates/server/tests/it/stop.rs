@@ -202,7 +202,8 @@ async fn a_run_that_waits_to_go_on_after_a_crash_stops_soon_and_keeps_its_work_t
     let run = scene.queue(Some(&repo), &[shell("echo kept > kept.txt"), shell("sleep 600"), finish("Never.")]).await;
     crashed(&mut scene, &[&busy, &run], 1).await;
     let serving = tokio::spawn(worker::run(scene.app.clone()));
-    scene.until(&busy, async |busy| busy.phase == Phase::Running).await;
+    // Claimed anew, and not as the worker that is gone left it.
+    scene.until(&busy, async |busy| busy.attempt == 2 && busy.phase == Phase::Running).await;
     assert_eq!(scene.app.store.run_by_id(run.id).await.unwrap().phase, Phase::Queued, "its slot is taken");
     let asked = Instant::now();
     scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
