@@ -68,6 +68,9 @@ const EXPORTED: &[(&str, &str)] = &[
         "SELECT table_name, row_id, column_name, changed_at FROM secrets WHERE org_id = $1
          ORDER BY table_name, row_id, column_name",
     ),
+    ("webhook_endpoints", "SELECT * FROM webhook_endpoints WHERE org_id = $1 ORDER BY id"),
+    ("webhook_deliveries", "SELECT * FROM webhook_deliveries WHERE org_id = $1 ORDER BY id"),
+    ("model_providers", "SELECT * FROM model_providers WHERE org_id = $1 ORDER BY id"),
     ("org_limits", "SELECT * FROM org_limits WHERE org_id = $1"),
     ("org_usage", "SELECT * FROM org_usage WHERE org_id = $1 ORDER BY month"),
     ("audit", "SELECT * FROM audit WHERE org_id = $1 ORDER BY id"),
@@ -89,6 +92,9 @@ const OF_ORG: &[&str] = &[
     "DELETE FROM run_counts WHERE org_id = $1",
     "DELETE FROM invitations WHERE org_id = $1",
     "DELETE FROM rules WHERE org_id = $1",
+    "DELETE FROM webhook_deliveries WHERE org_id = $1",
+    "DELETE FROM webhook_endpoints WHERE org_id = $1",
+    "DELETE FROM model_providers WHERE org_id = $1",
     "DELETE FROM secrets WHERE org_id = $1",
     "DELETE FROM org_limits WHERE org_id = $1",
     "DELETE FROM org_usage WHERE org_id = $1",
@@ -315,9 +321,20 @@ fn object(row: &Row) -> Result<Map<String, Value>> {
 mod tests {
     use super::*;
 
-    /// Tables that hold nothing of an organization's but what the lists reach by other tables.
-    const OTHERS: [&str; 7] =
-        ["_sqlx_migrations", "sqlite_sequence", "tokens", "sessions", "idempotency_keys", "rate_windows", "workers"];
+    /// Tables that hold nothing of an organization's but what the lists reach by other tables, and what is of people, who
+    /// stay.
+    const OTHERS: [&str; 10] = [
+        "_sqlx_migrations",
+        "sqlite_sequence",
+        "tokens",
+        "sessions",
+        "idempotency_keys",
+        "rate_windows",
+        "workers",
+        "passwords",
+        "identities",
+        "login_attempts",
+    ];
 
     #[tokio::test]
     async fn every_table_is_removed_with_its_organization_and_written_out_or_known_to_be_no_part_of_it() {
