@@ -141,6 +141,51 @@ describe('log-in', () => {
 		await server.call('POST', `${server.org}/agent/run/stop`, { agent_run_id: mine[0].id });
 	});
 
+	it('takes in who opens an invitation, gives them another role and a token, and shows them out', async () => {
+		const page = await open();
+		await page.goto(server.url + '/settings');
+		await byPassword(page, 'another long password');
+		await page.getByLabel('Role of who is invited').selectOption('Manager');
+		await page.getByRole('button', { name: 'Make a link' }).click();
+		const link = await page.getByRole('status').locator('code').innerText();
+		await page.getByText('Anyone with the link').waitFor();
+		await accessible(page, 'members and invitations');
+
+		const other = await open({ viewport: { width: 360, height: 700 }, isMobile: true, hasTouch: true });
+		await other.goto(link);
+		await other.getByLabel('Your name').fill('Bea');
+		await accessible(other, 'an invitation');
+		await other.getByRole('button', { name: 'Join' }).click();
+		await other.getByText('You are in.').waitFor();
+		await other.getByRole('link', { name: 'Go on' }).click();
+		await other.getByRole('link', { name: 'Account' }).click();
+		await other.getByLabel('What the token is for').fill('ci');
+		await other.getByLabel('What it may do').selectOption('Reading runs');
+		await other.getByRole('button', { name: 'Make a token' }).click();
+		const token = await other.getByRole('status').locator('code').innerText();
+		const asks = () => fetch(`${server.url}${server.org}/agent/runs`, { headers: { authorization: `Bearer ${token}` } });
+		assert.equal((await asks()).status, 200);
+		await other.getByRole('button', { name: 'Revoke ci' }).click();
+		await other.getByRole('button', { name: 'Yes, revoke' }).click();
+		await other.getByRole('button', { name: 'Revoke ci' }).waitFor({ state: 'detached' });
+		assert.equal((await asks()).status, 401);
+		assert.equal(await other.evaluate(() => document.documentElement.scrollWidth), 360);
+		await accessible(other, 'tokens on a phone');
+
+		await page.reload();
+		await page.getByText('Anyone with the link').waitFor({ state: 'detached' });
+		const role = page.getByLabel('Role of Bea');
+		assert.equal(await role.inputValue(), 'MANAGER');
+		await role.selectOption('Member');
+		await page.getByLabel('Role of Admin').selectOption('Member');
+		await page.getByText("This is the organization's last admin").waitFor();
+		await page.getByRole('button', { name: 'Remove Bea' }).click();
+		await page.getByRole('button', { name: 'Yes, remove' }).click();
+		await page.getByLabel('Role of Bea').waitFor({ state: 'detached' });
+		await other.goto(server.url + '/');
+		await other.getByRole('button', { name: 'Log in', exact: true }).waitFor();
+	});
+
 	it('goes over the provider and back, and says what is wrong where it cannot', async () => {
 		const page = await open();
 		await page.goto(server.url + '/repos');

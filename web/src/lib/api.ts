@@ -2,19 +2,25 @@
 
 import type {
 	BranchesResponse,
+	InvitationResponse,
+	JoinedResponse,
 	LoggedOut,
 	LogInSession,
 	LogInWays,
 	ModelsResponse,
+	NewInvitationResponse,
+	NewTokenResponse,
 	PullRequestResponse,
 	RepoResponse,
 	RunScreen,
 	RunView,
 	RunViews,
 	SessionResponse,
+	TokenResponse,
 	TraceEntries,
 	UserResponse,
-	AgentRunResponse
+	AgentRunResponse,
+	WelcomeResponse
 } from './api-types';
 
 /** A refusal, in the server's words. */
@@ -114,6 +120,19 @@ export const api = {
 	endOtherLogins: () => call<{ ended: number }>('DELETE', '/v1/users/me/sessions'),
 	changePassword: (current_password: string, password: string) =>
 		call<SessionResponse>('PUT', '/v1/users/me/password', { current_password, password }),
+	tokens: () => get<Items<TokenResponse>>('/v1/tokens'),
+	createToken: (name: string, scopes: string[], expires_in_days?: number) =>
+		call<NewTokenResponse>('POST', '/v1/tokens', { name, scopes, expires_in_days }),
+	revokeToken: (id: number) => call<void>('DELETE', `/v1/tokens/${id}`),
+	changeRole: (orgId: number, id: number, role: string) => call<UserResponse>('PATCH', `${org(orgId)}/users/${id}`, { role }),
+	removeMember: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/users/${id}`),
+	invitations: (orgId: number) => get<Items<InvitationResponse>>(`${org(orgId)}/invitations`),
+	invite: (orgId: number, role: string, email?: string) =>
+		call<NewInvitationResponse>('POST', `${org(orgId)}/invitations`, { role, email }),
+	withdraw: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/invitations/${id}`),
+	accept: (invitation: string) => call<JoinedResponse>('POST', '/v1/invitations/accept', { invitation }),
+	join: (invitation: string, name: string, email?: string) =>
+		call<WelcomeResponse>('POST', '/v1/invitations/join', { invitation, name, email }),
 	models: () => get<ModelsResponse>('/v1/models'),
 	screen: (id: string | number) => get<RunScreen>(`/v1/runs/${id}`),
 	runs: (orgId: number, filter: Filter, before?: number) =>

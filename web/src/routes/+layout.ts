@@ -8,7 +8,7 @@ export const trailingSlash = 'never';
 export const load: LayoutLoad = async ({ depends, untrack, url }) => {
 	depends('app:session');
 	// Untracked, else each navigation would ask for the session again.
-	if (untrack(() => url.pathname) === '/login') return { session: undefined };
+	if (['/login', '/join'].includes(untrack(() => url.pathname))) return { session: undefined };
 	try {
 		return { session: await api.session() };
 	} catch (error) {

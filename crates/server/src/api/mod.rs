@@ -141,6 +141,8 @@ fn routes() -> Routes {
         .route("/new", get(open(web::page)))
         .route("/login", get(open(web::page)))
         .route("/account", get(open(web::page)))
+        .route("/settings", get(open(web::page)))
+        .route("/join", get(open(web::page)))
         .route("/repos", get(open(web::page)))
         .route("/runs/{run_id}", get(open(web::page)))
         .route("/pulls/{pr_id}", get(open(web::page)))

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use codegen_store::Role;
+use codegen_store::{NewSession, Role};
 use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -186,12 +186,12 @@ async fn a_token_that_has_expired_counts_for_nothing_nor_do_its_log_ins() {
             ..codegen_store::NewToken::default()
         };
         let token = app.app.store.create_token(new, 0).await.unwrap();
-        let session = codegen_store::NewSession {
+        let session = NewSession {
             hash: sha256(&format!("{name} cookie")),
             user_id: token.user_id,
             token_id: Some(token.id),
             expires_at: now + 90_000,
-            ..codegen_store::NewSession::default()
+            ..NewSession::default()
         };
         app.app.store.add_session(session, now).await.unwrap();
     }

@@ -163,7 +163,7 @@ async fn models_are_offered_and_branches_come_from_the_origin() {
 async fn every_page_is_the_app_or_says_that_it_was_not_built() {
     let app = TestApp::new().await;
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../web/build/index.html").exists();
-    for path in ["/", "/runs/1", "/pulls/1", "/repos", "/new", "/login"] {
+    for path in ["/", "/runs/1", "/pulls/1", "/repos", "/new", "/login", "/account", "/settings", "/join"] {
         let response = app.asks(Method::GET, path, None).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
