@@ -17,6 +17,7 @@ mod prune;
 mod render;
 mod repo;
 mod restore;
+mod rules;
 mod run;
 mod secrets;
 mod serve;
@@ -56,6 +57,8 @@ enum Command {
     Org(org::Args),
     /// API tokens, your own and those of service accounts
     Token(token::Args),
+    /// What agents shall keep to: rules of the organization, of a repository, and your own
+    Rules(rules::Args),
     /// Tell addresses of yours what happens to runs
     Webhooks(webhooks::Args),
     /// Keep a server's address and a token for later commands
@@ -177,6 +180,7 @@ fn main() -> ExitCode {
         Command::Repo(args) => without_sandboxes(repo::repo(args)),
         Command::Org(args) => without_sandboxes(org::org(args)),
         Command::Token(args) => without_sandboxes(token::token(args)),
+        Command::Rules(args) => without_sandboxes(rules::rules(args)),
         Command::Webhooks(args) => without_sandboxes(webhooks::webhooks(args)),
         Command::Login(args) => without_sandboxes(login::login(args)),
         Command::User(args) => without_sandboxes(user::user(args)),

@@ -62,6 +62,18 @@ const EXPORTED: &[(&str, &str)] = &[
     ),
     ("pull_requests", "SELECT * FROM pull_requests WHERE org_id = $1 ORDER BY id"),
     ("rules", "SELECT * FROM rules WHERE org_id = $1 ORDER BY id"),
+    (
+        "webhook_endpoints",
+        "SELECT id, url, description, events, enabled, disabled_reason, failures, failing_since, previous_until, created_at
+         FROM webhook_endpoints WHERE org_id = $1 ORDER BY id",
+    ),
+    (
+        "webhook_deliveries",
+        "SELECT id, endpoint_id, message_id, event, run_id, data, state, attempts, next_try_at, tried_at, duration_ms, status,
+                answer, error, created_at
+         FROM webhook_deliveries WHERE org_id = $1 ORDER BY id",
+    ),
+    ("model_providers", "SELECT * FROM model_providers WHERE org_id = $1 ORDER BY id"),
     // That there are such secrets, not what they are.
     (
         "secrets",
@@ -96,6 +108,9 @@ const OF_ORG: &[&str] = &[
     "DELETE FROM webhook_endpoints WHERE org_id = $1",
     "DELETE FROM model_providers WHERE org_id = $1",
     "DELETE FROM secrets WHERE org_id = $1",
+    "DELETE FROM webhook_deliveries WHERE org_id = $1",
+    "DELETE FROM webhook_endpoints WHERE org_id = $1",
+    "DELETE FROM model_providers WHERE org_id = $1",
     "DELETE FROM org_limits WHERE org_id = $1",
     "DELETE FROM org_usage WHERE org_id = $1",
     "DELETE FROM user_turns WHERE org_id = $1",

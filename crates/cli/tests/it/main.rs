@@ -6,6 +6,7 @@ mod full_disk;
 mod keep;
 mod lost;
 mod no_sandbox;
+mod rules;
 mod run;
 mod serve;
 mod server;

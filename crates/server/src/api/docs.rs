@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use super::{
-    account, agent_runs, audit, changes, error, events, health, logs, members, models, oidc, org_data, org_limits,
-    organizations, pull_requests, repos, run_views, session, tokens, trace, users, webhooks,
+    account, agent_runs, audit, changes, cli_rules, error, events, health, logs, members, models, oidc, org_data,
+    org_limits, organizations, pull_requests, repos, rules, run_views, session, tokens, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -37,6 +37,9 @@ use super::{
         account::sessions, account::end_session, account::end_others, account::put_password, models::list, repos::branches,
         run_views::list, run_views::get, run_views::changes,
         trace::screen, trace::entries, trace::output, trace::matches,
+        rules::list_of_org, rules::add_to_org, rules::edit_of_org, rules::remove_of_org,
+        rules::list_of_repo, rules::add_to_repo, rules::edit_of_repo, rules::remove_of_repo,
+        rules::list_mine, rules::add_mine, rules::edit_mine, rules::remove_mine, cli_rules::get,
         webhooks::list, webhooks::create, webhooks::get, webhooks::update, webhooks::delete, webhooks::ping,
         webhooks::rotate, webhooks::deliveries, webhooks::delivery, webhooks::replay,
         pull_requests::get, health::healthz, health::readyz, health::metrics,

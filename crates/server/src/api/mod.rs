@@ -25,6 +25,7 @@ mod audit;
 mod auth;
 mod body;
 mod changes;
+mod cli_rules;
 mod connections;
 mod docs;
 mod error;
@@ -46,6 +47,7 @@ mod pull_requests;
 mod repos;
 mod rights;
 mod routes;
+mod rules;
 mod run_views;
 mod session;
 mod tokens;
@@ -62,7 +64,7 @@ pub use routes::Route;
 
 use crate::{App, web};
 use error::ApiError;
-use routes::{Routes, delete, get, open, post, put};
+use routes::{Routes, delete, get, open, patch, post, put};
 
 fn routes() -> Routes {
     let org = Routes::new()
@@ -87,6 +89,13 @@ fn routes() -> Routes {
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
         .route("/repos/{repo_id}/branches", get(repos::branches))
         .route("/prs/{pr_id}", get(pull_requests::get))
+        .route("/rules", get(rules::list_of_org).post(rules::add_to_org))
+        .route("/rules/{rule_id}", patch(rules::edit_of_org).delete(rules::remove_of_org))
+        .route("/repos/{repo_id}/rules", get(rules::list_of_repo).post(rules::add_to_repo))
+        .route("/repos/{repo_id}/rules/{rule_id}", patch(rules::edit_of_repo).delete(rules::remove_of_repo))
+        .route("/my-rules", get(rules::list_mine).post(rules::add_mine))
+        .route("/my-rules/{rule_id}", patch(rules::edit_mine).delete(rules::remove_mine))
+        .route("/cli/rules", get(cli_rules::get))
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{webhook_id}", get(webhooks::get).patch(webhooks::update).delete(webhooks::delete))
         .route("/webhooks/{webhook_id}/ping", post(webhooks::ping))

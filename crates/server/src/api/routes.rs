@@ -108,7 +108,6 @@ methods! {
     get GET;
     post POST;
     put PUT;
-    #[allow(dead_code, reason = "for the routes to come")]
     patch PATCH;
     delete DELETE;
 }

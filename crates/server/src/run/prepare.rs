@@ -200,9 +200,6 @@ async fn again_or_new(
             (setup_env, setup_failed) = (done.env, done.failed);
             app.store.put_blob(story.run.org_id, story.run.id, SETUP_ENV, &serde_json::to_vec(&setup_env)?).await?;
         }
-        if let Some(notice) = rules.notice.take() {
-            log.note_soon("notice", json!({ "text": notice }));
-        }
         // Only now: a sandbox that is half prepared is not found again.
         story.run.sandbox_id = Some(sandbox.id().to_owned());
     } else {
@@ -212,6 +209,11 @@ async fn again_or_new(
         if let Some(git) = &git {
             rules = repository_rules(story, git).await?;
         }
+    }
+    let given = app.store.rules_in_force(story.run.org_id, story.run.repo_id, story.run.user_id).await?;
+    let rules = rules::with_given(&given, rules);
+    if is_new && let Some(notice) = &rules.notice {
+        log.note_soon("notice", json!({ "text": notice }));
     }
     // Side by side, so that all share one commit.
     let place = RunUpdate { sandbox_id: story.run.sandbox_id.clone().filter(|_| is_new), ..RunUpdate::default() };

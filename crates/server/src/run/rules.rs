@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use codegen_store::{Rule, RuleOwner};
+
 use crate::forge::git::{Error, Mirror};
 
 /// Characters of all rules together.
@@ -58,6 +60,40 @@ pub async fn collect(mirror: &Mirror, commit: &str) -> Result<Rules, Error> {
     Ok(compose(&files))
 }
 
+/// Puts the rules that people gave around those of the repository's files, the ones that hold first on top.
+pub fn with_given(given: &[Rule], files: Rules) -> Rules {
+    if given.is_empty() {
+        return files;
+    }
+    let mut text = String::from(
+        "Rules that people gave for this work follow. Where rules contradict each other, the user's hold before the repository's, and those before the organization's; the words of the task hold before all of them.\n",
+    );
+    let mut notices = Vec::new();
+    let mut section = |text: &mut String, tag: &str, whose: &str, wanted: fn(RuleOwner) -> bool| {
+        let rules: Vec<&Rule> = given.iter().filter(|rule| wanted(rule.owner)).collect();
+        if rules.is_empty() {
+            return;
+        }
+        let words: Vec<&str> = rules.iter().map(|rule| rule.text.trim()).collect();
+        // Writing to a String cannot fail.
+        write!(text, "\n<{tag}>\n{}\n</{tag}>\n", words.join("\n\n")).ok();
+        // Not the words: a run is seen by more people than a user's rules.
+        let ids: Vec<String> = rules.iter().map(|rule| rule.id.to_string()).collect();
+        notices.push(format!("{whose} ({})", ids.join(", ")));
+    };
+    section(&mut text, "user-rules", "the user's own", |owner| matches!(owner, RuleOwner::User(_)));
+    section(&mut text, "given-repository-rules", "the repository's", |owner| matches!(owner, RuleOwner::Repo(_)));
+    if !files.text.is_empty() {
+        write!(text, "\n{}", files.text).ok();
+    }
+    section(&mut text, "organization-rules", "the organization's", |owner| matches!(owner, RuleOwner::Org));
+    let mut notice = format!("Rules in the prompt, the ones that hold first before others: {}.", notices.join(", "));
+    if let Some(of_files) = files.notice {
+        write!(notice, " {of_files}").ok();
+    }
+    Rules { text, notice: Some(notice) }
+}
+
 fn compose(files: &[(String, String)]) -> Rules {
     if files.is_empty() {
         return Rules::default();
@@ -108,6 +144,36 @@ mod tests {
         assert_eq!(fair_shares(&[10, 50, 100], 200), [10, 50, 100]);
         assert_eq!(fair_shares(&[100, 10, 100], 110), [50, 10, 50]);
         assert_eq!(fair_shares(&[30_000], BUDGET), [BUDGET]);
+    }
+
+    #[test]
+    fn what_people_gave_stands_around_the_files_in_the_order_in_which_it_holds() {
+        let rule = |id, owner, text: &str| Rule {
+            id,
+            owner,
+            text: text.to_owned(),
+            position: 1,
+            enabled: true,
+            created_at: 0,
+            changed_at: 0,
+        };
+        let given = [
+            rule(1, RuleOwner::Org, "org words"),
+            rule(2, RuleOwner::User(7), "my words"),
+            rule(3, RuleOwner::Repo(5), "repo words"),
+            rule(4, RuleOwner::Org, "more org words"),
+        ];
+        let files = compose(&[("AGENTS.md".into(), "file words".into())]);
+        let rules = with_given(&given, files);
+        let places: Vec<_> = ["my words", "repo words", "file words", "org words", "more org words"]
+            .iter()
+            .map(|words| rules.text.find(words))
+            .collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} {}", rules.text);
+        let notice = rules.notice.unwrap_or_default();
+        assert!(notice.contains("the user's own (2), the repository's (3), the organization's (1, 4)"), "{notice}");
+        assert!(notice.contains("AGENTS.md") && !notice.contains("words"), "{notice}");
+        assert_eq!(with_given(&[], Rules::default()), Rules::default());
     }
 
     #[test]

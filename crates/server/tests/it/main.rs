@@ -21,6 +21,7 @@ mod packs;
 mod panics;
 mod retention;
 mod rights;
+mod rules;
 mod run_story;
 mod secrets;
 mod stages;
