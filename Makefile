@@ -1,5 +1,5 @@
 # What a person types. Each target installs what it needs; the second time is quick.
-.PHONY: help install-deps web demo test lint deny fmt release bench
+.PHONY: help install-deps web demo test lint deny fmt release bench bench-api
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 JOBS := $(shell nproc)
@@ -47,3 +47,6 @@ bench: release ## Measure start, latency, overhead and memory
 	@python3 bench/first_slice.py target/release/codegen
 	@CODEGEN_BINARY=target/release/codegen node bench/first_screen.js
 	cargo run --release --quiet --package codegen-sandbox --example sandbox_bench
+
+bench-api: release ## Measure the API with 1,000,000 runs beside a FastAPI server
+	@python3 bench/api/bench.py target/release/codegen

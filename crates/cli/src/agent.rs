@@ -1,4 +1,4 @@
-//! `codegen agent` and `codegen agents`: runs on a server.
+//! `codegen agent`: a run on a server.
 
 use std::{io::Write as _, path::PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     client::Client,
-    out::{fitted, say},
+    out::say,
     render::{Renderer, plain_text},
 };
 
@@ -31,6 +31,9 @@ pub struct Args {
     /// Model, as `provider/name`
     #[arg(long, requires = "prompt")]
     model: Option<String>,
+    /// Word to find the run by; may be given several times
+    #[arg(long = "tag", value_name = "TAG", requires = "prompt")]
+    tags: Vec<String>,
     /// Watch the run until it ends
     #[arg(long, global = true)]
     follow: bool,
@@ -50,6 +53,17 @@ enum Action {
     Diff,
     /// Stop the run; its work is kept
     Stop,
+    /// Leave the run out of lists
+    Archive,
+    /// Take the run back into lists
+    Unarchive,
+    /// Set the run's tags; without any, take them away
+    Tag {
+        /// Words to find it by
+        tags: Vec<String>,
+    },
+    /// Remove the run with all that is kept of it, for good; a live one is stopped first
+    Delete,
     /// Send the run a message: a live one takes it at its next step, one that has ended goes on with it
     Resume {
         /// What the agent shall do next
@@ -58,45 +72,6 @@ enum Action {
         #[arg(long = "image", value_name = "FILE")]
         images: Vec<PathBuf>,
     },
-}
-
-#[derive(clap::Args)]
-pub struct ListArgs {
-    /// Print the server's runs as JSON
-    #[arg(long)]
-    json: bool,
-    /// Most runs to list
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
-    limit: u32,
-    /// Only those that are so
-    #[arg(long, ignore_case = true, value_parser = STATUSES)]
-    status: Option<String>,
-    /// Only those from here: API, SLACK, GITHUB, LINEAR, LOCAL, ...
-    #[arg(long, value_parser = str_upper)]
-    source: Option<String>,
-    /// Only those of this user
-    #[arg(long, conflicts_with = "mine")]
-    user_id: Option<i64>,
-    /// Only your own
-    #[arg(long)]
-    mine: bool,
-}
-
-/// What a run can be.
-const STATUSES: [&str; 9] = [
-    "ACTIVE",
-    "PAUSED",
-    "COMPLETE",
-    "ERROR",
-    "FAILED",
-    "CANCELLED",
-    "TIMEOUT",
-    "MAX_ITERATIONS_REACHED",
-    "OUT_OF_TOKENS",
-];
-
-fn str_upper(text: &str) -> Result<String, std::convert::Infallible> {
-    Ok(text.to_ascii_uppercase())
 }
 
 /// Starts a run, or shows, follows, continues or stops one.
@@ -114,6 +89,9 @@ pub async fn agent(args: Args) -> Result<()> {
         }
         if let Some(model) = args.model {
             body.insert("model".to_owned(), Value::from(model));
+        }
+        if !args.tags.is_empty() {
+            body.insert("tags".to_owned(), Value::from(args.tags));
         }
         let run = client.post_once(&client.org_path("/agent/run"), &Value::Object(body)).await?;
         return shown(&client, &run, None, args.follow, args.json).await;
@@ -147,6 +125,18 @@ pub async fn agent(args: Args) -> Result<()> {
                 ended
             }
         }
+        Some(Action::Archive) => edited(&client, &path, &json!({ "archived": true }), args.json).await,
+        Some(Action::Unarchive) => edited(&client, &path, &json!({ "archived": false }), args.json).await,
+        Some(Action::Tag { tags }) => edited(&client, &path, &json!({ "tags": tags }), args.json).await,
+        Some(Action::Delete) => {
+            let answer = client.delete(&path).await?;
+            if args.json {
+                say!("{answer}")
+            } else {
+                say!("run {id} is removed")
+            };
+            Ok(())
+        }
         Some(Action::Resume { text, images }) => {
             let images = images.iter().map(data_uri).collect::<Result<Vec<_>>>()?;
             // What was there before was seen before.
@@ -156,6 +146,11 @@ pub async fn agent(args: Args) -> Result<()> {
             shown(&client, &run, seen, args.follow, args.json).await
         }
     }
+}
+
+async fn edited(client: &Client, path: &str, change: &Value, json: bool) -> Result<()> {
+    print_run(&client.patch(path, change).await?, None, json);
+    Ok(())
 }
 
 /// A run that was followed to an end other than COMPLETE.
@@ -200,55 +195,6 @@ async fn shown(client: &Client, run: &Value, seen: Option<String>, follow: bool,
     }
 }
 
-/// Lists the newest runs.
-pub async fn list(mut args: ListArgs) -> Result<()> {
-    args.status = args.status.map(|status| status.to_ascii_uppercase());
-    let client = Client::from_login()?;
-    let mut query = String::new();
-    let user_id = if args.mine { client.get("/v1/users/me").await?["id"].as_i64() } else { args.user_id };
-    if let Some(user_id) = user_id {
-        query.push_str(&format!("&user_id={user_id}"));
-    }
-    if let Some(source) = &args.source {
-        // The server says which there are; only letters can be right.
-        if !source.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') {
-            bail!("{source} is no source");
-        }
-        query.push_str(&format!("&source_type={source}"));
-    }
-    let wanted = args.limit as usize;
-    let (mut runs, mut skip) = (Vec::new(), 0);
-    // The server does not filter by status, so pages are read until there are enough.
-    let page = loop {
-        let limit = if args.status.is_some() { 100 } else { args.limit };
-        let mut page = client.get(&client.org_path(&format!("/agent/runs?limit={limit}&skip={skip}{query}"))).await?;
-        let items = page["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        skip += items.len();
-        let is_last = items.len() < limit as usize;
-        runs.extend(
-            items.into_iter().filter(|run| args.status.is_none() || run["status"].as_str() == args.status.as_deref()),
-        );
-        if is_last || runs.len() >= wanted || args.status.is_none() {
-            break page;
-        }
-    };
-    runs.truncate(wanted);
-    if args.json {
-        let mut page = page;
-        page["items"] = Value::from(runs);
-        say!("{page}");
-        return Ok(());
-    }
-    for run in &runs {
-        let field = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
-        let words = if run["summary"].is_string() { field("summary") } else { field("result") };
-        let words = plain_text(&words);
-        let words = fitted(words.lines().next().unwrap_or_default(), 60);
-        say!("{:>6}  {:<10} {:<26} {words}", run["id"].to_string(), field("status"), field("created_at"));
-    }
-    Ok(())
-}
-
 fn print_run(run: &Value, stat: Option<&str>, json: bool) {
     if json {
         say!("{run}");
@@ -261,6 +207,10 @@ fn print_run(run: &Value, stat: Option<&str>, json: bool) {
     }
     if let Some(stat) = stat {
         say!("{}", plain_text(stat.trim_end()));
+    }
+    if let Some(tags) = run["tags"].as_array().filter(|tags| !tags.is_empty()) {
+        let tags: Vec<String> = tags.iter().filter_map(Value::as_str).map(plain_text).collect();
+        say!("tags          {}", tags.join(", "));
     }
     for pull_request in run["github_pull_requests"].as_array().into_iter().flatten() {
         say!("pull request  {}", plain_text(pull_request["url"].as_str().unwrap_or("-")));

@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout)]
 
 mod agent;
+mod agents;
 mod backup;
 mod client;
 mod completion;
@@ -50,7 +51,9 @@ enum Command {
     /// Start a run on the server, or look at one
     Agent(agent::Args),
     /// List the server's runs, newest first
-    Agents(agent::ListArgs),
+    Agents(agents::ListArgs),
+    /// Look for words in prompts, logs and results of the server's runs
+    Search(agents::SearchArgs),
     /// The server's repositories
     Repo(repo::Args),
     /// Organizations, their members and service accounts
@@ -176,7 +179,8 @@ fn main() -> ExitCode {
         Command::Worker(args) => with_means(args.isolation, async |means| serve::work(args, means).await),
         Command::Run(args) => with_means(args.isolation, async |means| run::run(args, means).await),
         Command::Agent(args) => without_sandboxes(agent::agent(args)),
-        Command::Agents(args) => without_sandboxes(agent::list(args)),
+        Command::Agents(args) => without_sandboxes(agents::list(args)),
+        Command::Search(args) => without_sandboxes(agents::search(args)),
         Command::Repo(args) => without_sandboxes(repo::repo(args)),
         Command::Org(args) => without_sandboxes(org::org(args)),
         Command::Token(args) => without_sandboxes(token::token(args)),

@@ -30,6 +30,7 @@ mod password;
 pub mod people;
 pub mod prune;
 mod run;
+mod search;
 pub mod secrets;
 pub mod sse;
 mod token;
@@ -238,11 +239,13 @@ impl App {
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     info!(url = app.config.public_url, "serving at {}", app.config.public_url);
     let work = (app.part == Part::Whole).then(|| tokio::spawn(worker::run(app.clone())));
+    let searched = tokio::spawn(search::keep(app.clone()));
     let served = api::serve(app.clone(), listener).await;
     app.shutdown.cancel();
     if let Some(work) = work {
         work.await.context("the worker ended abnormally")??;
     }
+    searched.await.context("keeping the search ended abnormally")?;
     app.store.close().await;
     served
 }

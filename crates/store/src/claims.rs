@@ -182,6 +182,26 @@ impl Store {
         .await
     }
 
+    /// Keeps a claimed run's structured result, as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub async fn set_output(&self, claim: &Claim, output: &str) -> Result<()> {
+        let (claim, output) = (*claim, output.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                fence(tx, claim).await?;
+                sqlx::query("UPDATE run_inputs SET output = $2 WHERE run_id = $1")
+                    .bind(claim.run_id)
+                    .bind(output)
+                    .execute(&mut tx.conn)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// Ends a claimed run and appends its `status` entry. The claim is worth nothing afterwards.
     ///
     /// # Errors

@@ -121,8 +121,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// A page of the entries that count as Logs of the contract, oldest first or, with `reverse`, newest first, and
-    /// how many there are in all.
+    /// A page of the entries between two that count as Logs of the contract, oldest first or, with `reverse`, newest first, and
+    /// how many there are in all, not only between them.
     ///
     /// # Errors
     /// [`Error::NotFound`] where the run is not this organization's.
@@ -130,6 +130,7 @@ impl Store {
         &self,
         org_id: i64,
         run_id: i64,
+        between: (i64, i64),
         skip: i64,
         limit: i64,
         reverse: bool,
@@ -141,13 +142,17 @@ impl Store {
             .await?;
         let total = total.ok_or(Error::NotFound)?;
         let rows = sqlx::query_as::<Db, LogRow>(if reverse {
-            "SELECT * FROM log WHERE run_id = $1 AND contract = 1 ORDER BY seq DESC LIMIT $2 OFFSET $3"
+            "SELECT * FROM log WHERE run_id = $1 AND contract = 1 AND seq > $4 AND seq < $5
+             ORDER BY seq DESC LIMIT $2 OFFSET $3"
         } else {
-            "SELECT * FROM log WHERE run_id = $1 AND contract = 1 ORDER BY seq LIMIT $2 OFFSET $3"
+            "SELECT * FROM log WHERE run_id = $1 AND contract = 1 AND seq > $4 AND seq < $5
+             ORDER BY seq LIMIT $2 OFFSET $3"
         })
         .bind(run_id)
         .bind(limit)
         .bind(skip)
+        .bind(between.0)
+        .bind(between.1)
         .fetch_all(&self.readers)
         .await?;
         Ok((rows, total))

@@ -9,7 +9,7 @@ use sqlx::{Column as _, Row as _};
 use crate::{
     Error, Org, Reason, Result, Store,
     audit::{self, Entry},
-    dialect::{Db, Row, Tx},
+    dialect::{self, Db, Row, Tx},
     members,
     phase::Phase,
     runs, tokens,
@@ -47,6 +47,10 @@ const EXPORTED: &[(&str, &str)] = &[
          WHERE runs.org_id = $1 ORDER BY run_inputs.run_id",
     ),
     (
+        "run_tags",
+        "SELECT run_id, tag FROM run_tags WHERE org_id = $1 ORDER BY run_id, tag",
+    ),
+    (
         "log",
         "SELECT log.* FROM log JOIN runs ON runs.id = log.run_id WHERE runs.org_id = $1 ORDER BY log.run_id, log.seq",
     ),
@@ -80,16 +84,15 @@ const EXPORTED: &[(&str, &str)] = &[
         "SELECT table_name, row_id, column_name, changed_at FROM secrets WHERE org_id = $1
          ORDER BY table_name, row_id, column_name",
     ),
-    ("webhook_endpoints", "SELECT * FROM webhook_endpoints WHERE org_id = $1 ORDER BY id"),
-    ("webhook_deliveries", "SELECT * FROM webhook_deliveries WHERE org_id = $1 ORDER BY id"),
-    ("model_providers", "SELECT * FROM model_providers WHERE org_id = $1 ORDER BY id"),
     ("org_limits", "SELECT * FROM org_limits WHERE org_id = $1"),
     ("org_usage", "SELECT * FROM org_usage WHERE org_id = $1 ORDER BY month"),
     ("audit", "SELECT * FROM audit WHERE org_id = $1 ORDER BY id"),
 ];
 
 /// Removes what is of one run, which is `$1`; in this order.
-const OF_RUN: &[&str] = &[
+pub const OF_RUN: &[&str] = &[
+    "DELETE FROM run_tags WHERE run_id = $1",
+    "DELETE FROM search_state WHERE run_id = $1",
     "DELETE FROM log WHERE run_id = $1",
     "DELETE FROM blobs WHERE run_id = $1",
     "DELETE FROM effects WHERE run_id = $1",
@@ -102,15 +105,13 @@ const OF_RUN: &[&str] = &[
 /// Removes what is left of an organization without runs, which is `$1`; in this order.
 const OF_ORG: &[&str] = &[
     "DELETE FROM run_counts WHERE org_id = $1",
+    "DELETE FROM run_blocks WHERE org_id = $1",
     "DELETE FROM invitations WHERE org_id = $1",
     "DELETE FROM rules WHERE org_id = $1",
     "DELETE FROM webhook_deliveries WHERE org_id = $1",
     "DELETE FROM webhook_endpoints WHERE org_id = $1",
     "DELETE FROM model_providers WHERE org_id = $1",
     "DELETE FROM secrets WHERE org_id = $1",
-    "DELETE FROM webhook_deliveries WHERE org_id = $1",
-    "DELETE FROM webhook_endpoints WHERE org_id = $1",
-    "DELETE FROM model_providers WHERE org_id = $1",
     "DELETE FROM org_limits WHERE org_id = $1",
     "DELETE FROM org_usage WHERE org_id = $1",
     "DELETE FROM user_turns WHERE org_id = $1",
@@ -283,6 +284,7 @@ impl Store {
                         .fetch_all(&mut tx.conn)
                         .await?;
                 for run_id in &some {
+                    dialect::forget(tx, *run_id, 0, i64::MAX).await?;
                     for sql in OF_RUN {
                         sqlx::query::<Db>(*sql).bind(run_id).execute(&mut tx.conn).await?;
                     }
@@ -338,7 +340,7 @@ mod tests {
 
     /// Tables that hold nothing of an organization's but what the lists reach by other tables, and what is of people, who
     /// stay.
-    const OTHERS: [&str; 10] = [
+    const OTHERS: [&str; 16] = [
         "_sqlx_migrations",
         "sqlite_sequence",
         "tokens",
@@ -349,6 +351,13 @@ mod tests {
         "passwords",
         "identities",
         "login_attempts",
+        // The search, whose entries go by their run's key.
+        "search",
+        "search_config",
+        "search_content",
+        "search_data",
+        "search_docsize",
+        "search_idx",
     ];
 
     #[tokio::test]
@@ -367,7 +376,7 @@ mod tests {
                 "{table} stays when its organization is deleted: add it to OF_RUN or OF_ORG, or to OTHERS"
             );
             // Blobs are written out as files, counters count what is written out, turns are the queue's.
-            if !["blobs", "run_counts", "user_turns"].contains(&table.as_str()) {
+            if !["blobs", "run_blocks", "run_counts", "search_state", "user_turns"].contains(&table.as_str()) {
                 let from = [format!("FROM {table} "), format!("JOIN {table} ")];
                 assert!(
                     EXPORTED.iter().any(|(_, sql)| from.iter().any(|from| sql.contains(from))),

@@ -224,6 +224,9 @@ impl Store {
                 .bind(ended.run_id)
                 .fetch_optional(&mut tx.conn)
                 .await?;
+                for (seq, _) in &entries {
+                    dialect::forget(tx, ended.run_id, *seq, seq + 1).await?;
+                }
                 let complete = left.is_none();
                 // As above.
                 if complete && !entries.is_empty() {

@@ -1,62 +1,71 @@
 //! The list of runs as people page through it: newest first, by key, filtered by what an index can find.
 
-use crate::{PullRequest, Result, Run, Store, builder::Builder, dialect::Db};
+use crate::{PullRequest, Result, Run, RunFilter, Store, builder::Builder, dialect::Db};
 
-/// Characters of the prompt in a list.
+/// Characters of the prompt in a list of views.
 const PROMPT: i64 = 300;
 
-/// Which runs to list; what is `None` does not matter.
+/// A part of the list of runs, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct RunList {
     /// Only those older than this run.
     pub before: Option<i64>,
-    /// The contract's word, see [`Run::status`]; an unknown one finds nothing.
-    pub status: Option<String>,
-    /// [`Run::repo_id`].
-    pub repo_id: Option<i64>,
-    /// [`Run::user_id`].
-    pub user_id: Option<i64>,
-    /// [`Run::source_type`].
-    pub source_type: Option<String>,
+    /// Which runs.
+    pub filter: RunFilter,
     /// Most runs.
     pub limit: i64,
 }
 
+/// Where a page of the list of runs begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// So many from the newest.
+    Skip(i64),
+    /// With the newest of those older than this run.
+    Before(i64),
+    /// So that it ends with the oldest of those newer than this run.
+    After(i64),
+}
+
 impl Store {
+    /// A page of an organization's runs, newest first, and how many there are in all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn runs(&self, org_id: i64, filter: &RunFilter, from: Cursor, limit: i64) -> Result<(Vec<Run>, i64)> {
+        // Keys first, from an index alone; then the runs of the page.
+        let mut query = Builder::new("SELECT * FROM full_runs WHERE id IN (SELECT runs.id FROM runs WHERE ");
+        filter.push(&self.readers, &mut query, org_id)?;
+        let (below, skip) = match from {
+            Cursor::Skip(skip) => self.skip_runs(org_id, filter, skip).await?,
+            Cursor::Before(id) => (id, 0),
+            Cursor::After(id) => {
+                query.push(" AND runs.id > ").bind(id)?;
+                (i64::MAX, 0)
+            }
+        };
+        if below < i64::MAX {
+            query.push(" AND runs.id < ").bind(below)?;
+        }
+        let order = if matches!(from, Cursor::After(_)) { "ASC" } else { "DESC" };
+        query.push(&format!(" ORDER BY runs.id {order} LIMIT ")).bind(limit)?;
+        query.push(" OFFSET ").bind(skip)?.push(") ORDER BY id DESC");
+        let runs = query.query_as::<Run>().fetch_all(&self.readers).await?;
+        Ok((runs, self.count_runs(org_id, filter).await?))
+    }
+
     /// An organization's runs, newest first, with the beginning of their prompts and without images and metadata.
     ///
     /// # Errors
     /// The database's.
     pub async fn list_runs(&self, org_id: i64, list: RunList) -> Result<Vec<Run>> {
         let mut query = Builder::new("SELECT runs.*, SUBSTR(run_inputs.prompt, 1, CAST(");
-        query
-            .bind(PROMPT)?
-            .push(
-                " AS INTEGER)) AS prompt, '[]' AS images, CAST(NULL AS TEXT) AS metadata
-                 FROM runs JOIN run_inputs ON run_inputs.run_id = runs.id WHERE runs.org_id = ",
-            )
-            .bind(org_id)?;
-        match list.status.as_deref() {
-            None => {}
-            Some("ACTIVE") => {
-                query.push(" AND runs.phase IN ('queued', 'preparing', 'running', 'finishing')");
-            }
-            Some("PAUSED") => {
-                query.push(" AND runs.phase = 'waiting'");
-            }
-            Some(ended) => {
-                query.push(" AND runs.phase = 'done' AND runs.reason = ").bind(reason(ended))?;
-            }
-        }
-        if let Some(repo_id) = list.repo_id {
-            query.push(" AND runs.repo_id = ").bind(repo_id)?;
-        }
-        if let Some(user_id) = list.user_id {
-            query.push(" AND runs.user_id = ").bind(user_id)?;
-        }
-        if let Some(source_type) = list.source_type {
-            query.push(" AND runs.source_type = ").bind(source_type)?;
-        }
+        query.bind(PROMPT)?.push(
+            " AS INTEGER)) AS prompt, '[]' AS images, CAST(NULL AS TEXT) AS metadata, run_inputs.tags,
+                 CAST(NULL AS TEXT) AS output_schema, CAST(NULL AS TEXT) AS output
+             FROM runs JOIN run_inputs ON run_inputs.run_id = runs.id WHERE ",
+        );
+        list.filter.push(&self.readers, &mut query, org_id)?;
         query.push(" AND runs.id < ").bind(list.before.unwrap_or(i64::MAX))?;
         query.push(" ORDER BY runs.id DESC LIMIT ").bind(list.limit)?;
         Ok(query.query_as::<Run>().fetch_all(&self.readers).await?)
@@ -76,13 +85,5 @@ impl Store {
         .fetch_all(&self.readers)
         .await?;
         Ok(pull_requests)
-    }
-}
-
-/// Our word for the contract's status of a run that has ended.
-fn reason(status: &str) -> String {
-    match status {
-        "MAX_ITERATIONS_REACHED" => "max_iterations".to_owned(),
-        other => other.to_ascii_lowercase(),
     }
 }

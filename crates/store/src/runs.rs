@@ -9,6 +9,7 @@ use crate::{
     dialect::{Db, Row, Tx},
     events, limits, log,
     phase::{Phase, Reason, status},
+    removal,
     row::{flag, unreadable, word},
 };
 
@@ -85,6 +86,14 @@ pub struct Run {
     pub log_seq: i64,
     /// Seq of the newest `user_message` entry.
     pub message_seq: i64,
+    /// Words on it.
+    pub tags: Vec<String>,
+    /// Left out of lists.
+    pub archived: bool,
+    /// JSON Schema that [`Run::output`] shall fit.
+    pub output_schema: Option<String>,
+    /// Structured result, as JSON.
+    pub output: Option<String>,
 }
 
 impl Run {
@@ -98,6 +107,7 @@ impl Run {
 impl FromRow<'_, Row> for Run {
     fn from_row(row: &Row) -> sqlx::Result<Self> {
         let images: String = row.try_get("images")?;
+        let tags: String = row.try_get("tags")?;
         let reason: Option<String> = row.try_get("reason")?;
         Ok(Self {
             id: row.try_get("id")?,
@@ -135,6 +145,10 @@ impl FromRow<'_, Row> for Run {
             diff_stat: row.try_get("diff_stat")?,
             log_seq: row.try_get("log_seq")?,
             message_seq: row.try_get("message_seq")?,
+            tags: serde_json::from_str(&tags).map_err(|error| unreadable("tags", error))?,
+            archived: flag(row, "archived")?,
+            output_schema: row.try_get("output_schema")?,
+            output: row.try_get("output")?,
         })
     }
 }
@@ -166,15 +180,10 @@ pub struct NewRun {
     pub push: bool,
     /// [`Run::open_pr`].
     pub open_pr: bool,
-}
-
-/// Which runs to list; what is `None` does not matter.
-#[derive(Debug, Clone, Default)]
-pub struct RunFilter {
-    /// [`Run::user_id`].
-    pub user_id: Option<i64>,
-    /// [`Run::source_type`].
-    pub source_type: Option<String>,
+    /// [`Run::tags`].
+    pub tags: Vec<String>,
+    /// [`Run::output_schema`].
+    pub output_schema: Option<String>,
 }
 
 impl Store {
@@ -197,37 +206,6 @@ impl Store {
             .fetch_optional(&self.readers)
             .await?
             .ok_or(Error::NotFound)
-    }
-
-    /// A page of an organization's runs, newest first, and how many there are in all.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn runs(&self, org_id: i64, filter: RunFilter, skip: i64, limit: i64) -> Result<(Vec<Run>, i64)> {
-        let runs = sqlx::query_as::<Db, Run>(
-            "SELECT * FROM full_runs
-             WHERE org_id = $1 AND (CAST($2 AS BIGINT) IS NULL OR user_id = $2)
-               AND (CAST($3 AS TEXT) IS NULL OR source_type = $3)
-             ORDER BY id DESC LIMIT $4 OFFSET $5",
-        )
-        .bind(org_id)
-        .bind(filter.user_id)
-        .bind(&filter.source_type)
-        .bind(limit)
-        .bind(skip)
-        .fetch_all(&self.readers)
-        .await?;
-        let total = sqlx::query_scalar(
-            "SELECT CAST(COALESCE(SUM(runs), 0) AS BIGINT) FROM run_counts
-             WHERE org_id = $1 AND (CAST($2 AS BIGINT) IS NULL OR user_id = $2)
-               AND (CAST($3 AS TEXT) IS NULL OR source_type = $3)",
-        )
-        .bind(org_id)
-        .bind(filter.user_id)
-        .bind(&filter.source_type)
-        .fetch_one(&self.readers)
-        .await?;
-        Ok((runs, total))
     }
 
     /// How many runs are in each phase but the last; phases without runs may be left out.
@@ -301,22 +279,18 @@ pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<R
     .bind(now)
     .fetch_one(&mut tx.conn)
     .await?;
-    sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata) VALUES ($1, $2, $3, $4)")
+    sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata, output_schema) VALUES ($1, $2, $3, $4, $5)")
         .bind(run_id)
         .bind(&new.prompt)
         .bind(images)
         .bind(new.metadata)
+        .bind(new.output_schema)
         .execute(&mut tx.conn)
         .await?;
-    sqlx::query(
-        "INSERT INTO run_counts (org_id, user_id, source_type, runs) VALUES ($1, $2, $3, 1)
-         ON CONFLICT (org_id, user_id, source_type) DO UPDATE SET runs = run_counts.runs + 1",
-    )
-    .bind(org_id)
-    .bind(new.user_id)
-    .bind(&new.source_type)
-    .execute(&mut tx.conn)
-    .await?;
+    removal::count(tx, org_id, new.user_id, &new.source_type, run_id, 1).await?;
+    if !new.tags.is_empty() {
+        removal::tag(tx, org_id, run_id, &new.tags).await?;
+    }
     log::append(tx, run_id, "user_message", &message(&new.prompt, &new.images), false, now).await?;
     let asked = json!({ "user_id": new.user_id, "repo_id": new.repo_id, "source_type": new.source_type });
     audit::record(tx, org_id, Entry::new("run.created", "run", run_id, asked), now).await?;

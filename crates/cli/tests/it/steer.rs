@@ -70,8 +70,23 @@ fn a_run_is_looked_at_stopped_continued_and_listed() {
 
     let other = server.client(&["agent", "--id", "99", "stop"]);
     assert!(!other.status.success() && text(&other).contains("Agent run not found"), "{}", text(&other));
+    let edited = json_of(&server.client(&["agent", "--id", &id, "tag", "nightly", "two words", "--json"]));
+    assert_eq!(edited["tags"], json!(["nightly", "two words"]));
+    // The search follows the log in a moment.
+    let asked = Instant::now();
+    while !text(&server.client(&["search", "early"])).contains("early.txt") {
+        assert!(asked.elapsed() < Duration::from_secs(30), "the search finds what a run wrote");
+    }
     for (filter, count) in [
         (vec!["--status", "complete"], 1),
+        (vec!["--tag", "two words"], 1),
+        (vec!["--tag", "weekly"], 0),
+        (vec!["--search", "early wait"], 1),
+        (vec!["--search", "xylophone"], 0),
+        (vec!["--since", "2020-01-01", "--until", "2100-01-01"], 1),
+        (vec!["--until", "2020-01-01"], 0),
+        (vec!["--archived"], 0),
+        (vec!["--before", &id], 0),
         (vec!["--status", "FAILED"], 0),
         (vec!["--source", "api", "--mine"], 1),
         (vec!["--source", "LINEAR"], 0),
@@ -80,6 +95,14 @@ fn a_run_is_looked_at_stopped_continued_and_listed() {
         let page = json_of(&server.client(&[vec!["agents", "--json"], filter.clone()].concat()));
         assert_eq!(page["items"].as_array().unwrap().len(), count, "{filter:?}: {page}");
     }
+    assert!(server.client(&["agent", "--id", &id, "archive"]).status.success());
+    let listed = |args: &[&str]| json_of(&server.client(args))["items"].as_array().unwrap().len();
+    assert_eq!((listed(&["agents", "--json"]), listed(&["agents", "--json", "--archived"])), (0, 1));
+    assert!(server.client(&["agent", "--id", &id, "unarchive"]).status.success());
+    let removed = server.client(&["agent", "--id", &id, "delete"]);
+    assert!(removed.status.success(), "{}", text(&removed));
+    assert!(!server.client(&["agent", "--id", &id]).status.success());
+    assert_eq!((listed(&["agents", "--json"]), listed(&["search", "early", "--json"])), (0, 0));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Agent runs: create, look, continue, stop, and what they changed.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, extract::State, response::Response};
 use codegen_agent::models::ConnectError;
-use codegen_store::{Ask, NewRun, PullRequest, Run, RunFilter};
+use codegen_store::{Ask, NewRun, PullRequest, Run};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
     auth::{Asked, InOrg},
@@ -16,6 +16,8 @@ use super::{
     idempotency, images,
     limits::Limit,
     page::{Page, Paging, time},
+    run_edits,
+    run_filters::{CursorQuery, Runs, RunsQuery},
 };
 use crate::{App, NoModel};
 
@@ -70,6 +72,10 @@ pub struct AgentRunResponse {
     github_pull_requests: Option<Vec<GithubPullRequestResponse>>,
     #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
     metadata: Option<Box<RawValue>>,
+    /// Words on it.
+    tags: Vec<String>,
+    /// Left out of lists.
+    archived: bool,
     /// Of a continued run: its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_agent_run_id: Option<i64>,
@@ -132,9 +138,27 @@ pub fn shown(app: &App, run: Run, pull_requests: Vec<PullRequest>) -> serde_json
         result: run.result,
         summary: run.summary,
         source_type: Some(run.source_type),
+        tags: run.tags,
+        archived: run.archived,
         github_pull_requests: Some(pull_requests.into_iter().map(Into::into).collect()),
         new_agent_run_id: None,
     })
+}
+
+/// Runs of one organization as they are shown, newest first.
+pub async fn responses(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<AgentRunResponse>, ApiError> {
+    let (Some(first), Some(last)) = (runs.iter().map(|run| run.id).min(), runs.iter().map(|run| run.id).max()) else {
+        return Ok(Vec::new());
+    };
+    let mut pulls: HashMap<i64, Vec<PullRequest>> = HashMap::new();
+    for pull in app.store.pull_requests_between(org_id, first, last).await? {
+        pulls.entry(pull.run_id).or_default().push(pull);
+    }
+    let one = |run: Run| {
+        let pulls = pulls.remove(&run.id).unwrap_or_default();
+        shown(app, run, pulls)
+    };
+    runs.into_iter().map(one).collect::<Result<_, _>>().map_err(|error| ApiError::internal(&error))
 }
 
 /// 404 in the contract's words.
@@ -165,6 +189,9 @@ pub struct CreateAgentRunInput {
     /// Which agent, else the default.
     #[schema(value_type = Option<AgentType>)]
     agent_type: Option<String>,
+    /// Words to find it by: at most 20, each of at most 64 characters.
+    #[schema(value_type = Option<Vec<String>>)]
+    tags: Vec<String>,
 }
 
 /// An agent.
@@ -226,6 +253,7 @@ impl Input for CreateAgentRunInput {
                 Some(error) => fields.fail(&["body", "model"], "value_error", format!("Value error, {error}")),
             }
         }
+        let tags = run_edits::tags(fields);
         let agent_type = fields.optional_word("agent_type", &["codegen", "claude_code"]);
         if matches!(&agent_type, Some(Some(word)) if word == "claude_code") {
             fields.fail(
@@ -242,6 +270,7 @@ impl Input for CreateAgentRunInput {
             base_branch: base_branch?.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()),
             model: model?,
             agent_type: agent_type?,
+            tags: tags?,
         })
     }
 }
@@ -252,31 +281,6 @@ pub struct RunId(pub i64);
 impl Input for RunId {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         Some(Self(fields.path_id("agent_run_id")?))
-    }
-}
-
-/// Which runs.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[allow(dead_code, reason = "documentation")]
-pub struct RunsQuery {
-    /// Only those of this user.
-    #[param(nullable, required = false)]
-    user_id: Option<i64>,
-    /// Only those from here.
-    #[param(nullable, required = false)]
-    source_type: Option<ApiAgentRunSourceType>,
-}
-
-/// Which runs, and which part of them.
-pub struct Runs(RunFilter, Paging);
-
-impl Input for Runs {
-    fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let user_id = fields.query_int("user_id");
-        let source_type = fields.query_word("source_type", &SOURCES);
-        let paging = fields.page();
-        Some(Self(RunFilter { user_id: user_id?, source_type: source_type? }, paging?))
     }
 }
 
@@ -342,6 +346,7 @@ pub async fn create(
         metadata: input.metadata,
         model: input.model.or_else(|| app.config.default_model()),
         agent_type: input.agent_type,
+        tags: input.tags,
         base_branch: input.base_branch,
         source_type: "API".to_owned(),
         push: out,
@@ -365,25 +370,24 @@ pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, RunId>) -> Res
 /// Runs, newest first.
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/runs", tag = "agents",
     operation_id = "list_agent_runs_v1_organizations__org_id__agent_runs_get",
-    params(("org_id" = i64, Path), RunsQuery, Paging),
+    params(("org_id" = i64, Path), RunsQuery, CursorQuery, Paging),
     responses((status = 200, description = "Successful Response", body = Page<AgentRunResponse>), Refusals))]
 pub async fn list(
     State(app): State<Arc<App>>,
     asked: Asked<InOrg, Runs>,
 ) -> Result<Json<Page<AgentRunResponse>>, ApiError> {
-    let Runs(filter, paging) = asked.input;
-    let (runs, total) = app.store.runs(asked.by.org_id, filter, paging.skip, paging.limit).await?;
-    let mut items = Vec::with_capacity(runs.len());
-    for run in runs {
-        items.push(response(&app, run).await?);
-    }
-    Ok(Json(paging.page(items, total)))
+    let Runs { filter, paging, from } = asked.input;
+    let (runs, total) = app.store.runs(asked.by.org_id, &filter, from, paging.limit).await?;
+    let full = i64::try_from(runs.len()).is_ok_and(|n| n == paging.limit);
+    let next = runs.last().map(|run| run.id).filter(|_| full);
+    let items = responses(&app, asked.by.org_id, runs).await?;
+    Ok(Json(Page { next, ..paging.page(items, total) }))
 }
 
 /// The same, where the documentation's examples look for it.
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/run", tag = "agents",
     operation_id = "list_agent_runs_v1_organizations__org_id__agent_run_get",
-    params(("org_id" = i64, Path), RunsQuery, Paging),
+    params(("org_id" = i64, Path), RunsQuery, CursorQuery, Paging),
     responses((status = 200, description = "Successful Response", body = Page<AgentRunResponse>), Refusals))]
 pub async fn list_alias(
     app: State<Arc<App>>,

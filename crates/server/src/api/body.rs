@@ -127,6 +127,19 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An optional time of the query, ISO 8601; without a time of day its day's beginning in UTC. In unix milliseconds.
+    pub fn query_time(&mut self, key: &str) -> Option<Option<i64>> {
+        let Some(text) = self.query_text(key) else { return Some(None) };
+        // A plus sign that was not escaped has become a blank.
+        let zoned = text.replace(' ', "+").parse::<jiff::Timestamp>();
+        let day = || Some(text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp());
+        let time = zoned.ok().or_else(day);
+        if time.is_none() {
+            self.fail(&["query", key], "datetime_parsing", "Input should be a valid datetime or date");
+        }
+        time.map(|time| Some(time.as_millisecond()))
+    }
+
     /// `skip` and `limit`.
     pub fn page(&mut self) -> Option<super::page::Paging> {
         let skip = self.query_int("skip").and_then(|skip| self.within("skip", skip.unwrap_or(0), 0, i64::MAX));
@@ -288,18 +301,6 @@ impl<'a> Fields<'a> {
             }
             Ok(_) | Err(_) => {
                 self.fail(&loc, "int_type", "Input should be a valid integer");
-                None
-            }
-        }
-    }
-
-    /// A flag of the body that may be absent or null.
-    pub fn optional_bool(&mut self, key: &str) -> Option<Option<bool>> {
-        let Some(raw) = self.raw(key) else { return Some(None) };
-        match serde_json::from_str::<bool>(raw.get()) {
-            Ok(flag) => Some(Some(flag)),
-            Err(_) => {
-                self.fail(&["body", key], "bool_type", "Input should be a valid boolean");
                 None
             }
         }

@@ -10,7 +10,7 @@ use utoipa::{
 
 use super::{
     account, agent_runs, audit, changes, cli_rules, error, events, health, logs, members, models, oidc, org_data,
-    org_limits, organizations, pull_requests, repos, rules, run_views, session, tokens, trace, users, webhooks,
+    org_limits, organizations, pull_requests, repos, rules, run_edits, run_search, run_views, session, tokens, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -35,7 +35,7 @@ use super::{
         logs::get, logs::alpha, events::get,
         oidc::begin, oidc::callback, session::get, session::ways, session::create, session::delete,
         account::sessions, account::end_session, account::end_others, account::put_password, models::list, repos::branches,
-        run_views::list, run_views::get, run_views::changes,
+        run_edits::edit, run_edits::remove, run_search::search, run_views::list, run_views::get, run_views::changes,
         trace::screen, trace::entries, trace::output, trace::matches,
         rules::list_of_org, rules::add_to_org, rules::edit_of_org, rules::remove_of_org,
         rules::list_of_repo, rules::add_to_repo, rules::edit_of_repo, rules::remove_of_repo,

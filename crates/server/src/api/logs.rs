@@ -40,6 +40,8 @@ pub struct AgentRunWithLogsResponse {
 #[derive(Serialize, ToSchema)]
 pub struct AgentRunLogResponse {
     agent_run_id: i64,
+    /// Its number in the run's log, for `after` and `before`.
+    seq: i64,
     created_at: Option<String>,
     tool_name: Option<String>,
     message_type: Option<String>,
@@ -73,6 +75,7 @@ fn log(row: LogRow) -> AgentRunLogResponse {
     let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
     let mut log = AgentRunLogResponse {
         agent_run_id: row.run_id,
+        seq: row.seq,
         created_at: Some(time(row.created_at)),
         tool_name: None,
         message_type: None,
@@ -127,6 +130,12 @@ pub struct LogsQuery {
     /// Newest first.
     #[param(required = false, default = false)]
     reverse: bool,
+    /// Only entries after this one.
+    #[param(required = false)]
+    after: Option<i64>,
+    /// Only entries before this one.
+    #[param(required = false)]
+    before: Option<i64>,
 }
 
 /// Which run, which part of its log, in which order.
@@ -134,6 +143,8 @@ pub struct Logs {
     run_id: i64,
     paging: Paging,
     reverse: bool,
+    /// Entries between these.
+    between: (i64, i64),
 }
 
 impl Input for Logs {
@@ -143,7 +154,9 @@ impl Input for Logs {
         let run_id = fields.path_id("agent_run_id");
         let paging = fields.page();
         let reverse = fields.query_flag("reverse");
-        Some(Self { run_id: run_id?, paging: paging?, reverse: reverse? })
+        let (after, before) = (fields.query_int("after"), fields.query_int("before"));
+        let between = (after?.unwrap_or(0), before?.unwrap_or(i64::MAX));
+        Some(Self { run_id: run_id?, paging: paging?, reverse: reverse?, between })
     }
 }
 
@@ -157,11 +170,11 @@ pub async fn alpha(
     State(app): State<Arc<App>>,
     asked: Asked<InOrg, Logs>,
 ) -> Result<Json<AgentRunWithLogsResponse>, ApiError> {
-    let Logs { run_id, paging, reverse } = asked.input;
+    let Logs { run_id, paging, reverse, between } = asked.input;
     let org_id = asked.by.org_id;
     let run = app.store.run(org_id, run_id).await.map_err(no_run)?;
     let (rows, total) =
-        app.store.contract_logs(org_id, run_id, paging.skip, paging.limit, reverse).await.map_err(no_run)?;
+        app.store.contract_logs(org_id, run_id, between, paging.skip, paging.limit, reverse).await.map_err(no_run)?;
     Ok(Json(AgentRunWithLogsResponse {
         id: run.id,
         organization_id: run.org_id,

@@ -48,6 +48,9 @@ mod repos;
 mod rights;
 mod routes;
 mod rules;
+mod run_edits;
+mod run_filters;
+mod run_search;
 mod run_views;
 mod session;
 mod tokens;
@@ -109,7 +112,8 @@ fn routes() -> Routes {
         .route("/agent/runs/changes", get(run_views::changes))
         .route("/agent/run/resume", post(agent_runs::resume))
         .route("/agent/run/stop", post(agent_runs::stop))
-        .route("/agent/run/{agent_run_id}", get(agent_runs::get))
+        .route("/agent/runs/search", get(run_search::search))
+        .route("/agent/run/{agent_run_id}", get(agent_runs::get).patch(run_edits::edit).delete(run_edits::remove))
         .route("/agent/run/{agent_run_id}/diff", get(changes::diff))
         .route("/agent/run/{agent_run_id}/logs", get(logs::get))
         .route("/agent/run/{agent_run_id}/events", get(events::get))

@@ -27,7 +27,7 @@ pub struct LimitsResponse {
     runs_per_month: Option<i64>,
     /// US dollars spent in a month.
     cost_per_month: Option<f64>,
-    /// Runs at once; others wait.
+    /// Runs at once; others wait, with 0 all of them.
     concurrent_runs: Option<i64>,
     /// Runs at once of each user.
     concurrent_runs_per_user: Option<i64>,
@@ -55,7 +55,7 @@ pub struct LimitsInput {
     runs_per_month: Option<i64>,
     /// US dollars spent in a month.
     cost_per_month: Option<f64>,
-    /// Runs at once; others wait.
+    /// Runs at once; others wait, with 0 all of them.
     concurrent_runs: Option<i64>,
     /// Runs at once of each user.
     concurrent_runs_per_user: Option<i64>,
@@ -81,7 +81,7 @@ impl Input for LimitsInput {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let runs_per_month = fields.optional_int_within("runs_per_month", 0, MOST);
         let cost_per_month = fields.optional_number_within("cost_per_month", 0.0, 1e9);
-        let concurrent_runs = fields.optional_int_within("concurrent_runs", 1, MOST);
+        let concurrent_runs = fields.optional_int_within("concurrent_runs", 0, MOST);
         let concurrent_runs_per_user = fields.optional_int_within("concurrent_runs_per_user", 1, MOST);
         let rate_limits = fields.optional_object("rate_limits").and_then(|text| rates(fields, text));
         Some(Self {

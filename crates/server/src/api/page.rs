@@ -28,6 +28,9 @@ pub struct Page<T> {
     pub size: i64,
     /// Pages in all.
     pub pages: i64,
+    /// What to give as `before` for the next page, of lists that have keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<i64>,
 }
 
 impl Paging {
@@ -43,7 +46,7 @@ impl Paging {
 
     /// The page with these items.
     pub fn page<T>(&self, items: Vec<T>, total: i64) -> Page<T> {
-        Page { items, total, page: self.number(), size: self.limit, pages: self.pages(total) }
+        Page { items, total, page: self.number(), size: self.limit, pages: self.pages(total), next: None }
     }
 }
 

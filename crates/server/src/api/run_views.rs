@@ -24,27 +24,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    agent_runs::{GithubPullRequestResponse, SOURCES, no_run},
+    agent_runs::{GithubPullRequestResponse, no_run},
     auth::{Asked, InOrg, while_allowed},
     body::{Fields, Input},
     error::{ApiError, Refusal, Refusals},
     limits::Limit,
     page::time,
+    run_filters::{self, RunsQuery},
     session::Viewing,
 };
 use crate::App;
 
-const STATUSES: [&str; 9] = [
-    "ACTIVE",
-    "PAUSED",
-    "COMPLETE",
-    "ERROR",
-    "FAILED",
-    "CANCELLED",
-    "TIMEOUT",
-    "MAX_ITERATIONS_REACHED",
-    "OUT_OF_TOKENS",
-];
 /// A viewer hears of a run at most this often.
 const PACE: Duration = Duration::from_millis(500);
 
@@ -85,6 +75,8 @@ pub struct RunView {
     /// Entries of its log.
     log_seq: i64,
     pull_requests: Vec<GithubPullRequestResponse>,
+    tags: Vec<String>,
+    archived: bool,
 }
 
 /// A part of the list of runs.
@@ -95,7 +87,7 @@ pub struct RunViews {
     next: Option<i64>,
 }
 
-/// Which runs.
+/// Which part of the list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[allow(dead_code, reason = "documentation")]
@@ -106,18 +98,6 @@ pub struct RunViewsQuery {
     /// Most runs.
     #[param(required = false, minimum = 1, maximum = 100, default = 50)]
     limit: i64,
-    /// Only those of this status.
-    #[param(required = false)]
-    status: Option<String>,
-    /// Only those in this repository.
-    #[param(required = false)]
-    repo_id: Option<i64>,
-    /// Only those of this user.
-    #[param(required = false)]
-    user_id: Option<i64>,
-    /// Only those from here.
-    #[param(required = false)]
-    source_type: Option<String>,
 }
 
 impl Input for RunList {
@@ -126,18 +106,8 @@ impl Input for RunList {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let before = fields.query_int("before");
         let limit = fields.query_within("limit", 50, 1, 100);
-        let status = fields.query_word("status", &STATUSES);
-        let repo_id = fields.query_int("repo_id");
-        let user_id = fields.query_int("user_id");
-        let source_type = fields.query_word("source_type", &SOURCES);
-        Some(Self {
-            before: before?,
-            limit: limit?,
-            status: status?,
-            repo_id: repo_id?,
-            user_id: user_id?,
-            source_type: source_type?,
-        })
+        let filter = run_filters::read(fields);
+        Some(Self { before: before?, limit: limit?, filter: filter? })
     }
 }
 
@@ -200,6 +170,8 @@ pub(super) async fn views(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<
         tokens_out: run.tokens_out,
         cost: run.cost,
         log_seq: run.log_seq,
+        tags: run.tags,
+        archived: run.archived,
     };
     Ok(runs.into_iter().map(view).collect())
 }
@@ -212,7 +184,7 @@ pub(super) async fn view(app: &App, run: Run) -> Result<RunView, ApiError> {
 
 /// Runs as pages list them, newest first.
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/runs/views", tag = "web", operation_id = "list_run_views",
-    params(("org_id" = i64, Path), RunViewsQuery),
+    params(("org_id" = i64, Path), RunViewsQuery, RunsQuery),
     responses((status = 200, description = "Successful Response", body = RunViews), Refusals))]
 pub async fn list(State(app): State<Arc<App>>, asked: Asked<InOrg, RunList>) -> Result<Json<RunViews>, ApiError> {
     let org_id = asked.by.org_id;

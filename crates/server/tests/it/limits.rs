@@ -132,7 +132,7 @@ async fn admins_set_what_their_organization_may_use_and_others_do_not_see_it() {
     let nobodys = send(&app, Method::GET, "/v1/organizations/99/agent/runs", &outsider, None).await;
     assert_eq!((theirs.status(), standing(&theirs).0), (nobodys.status(), standing(&nobodys).0));
 
-    let bad = json!({"runs_per_month": -1, "cost_per_month": "much", "concurrent_runs": 0, "concurrent_runs_per_user": 1.5,
+    let bad = json!({"runs_per_month": -1, "cost_per_month": "much", "concurrent_runs": -1, "concurrent_runs_per_user": 1.5,
         "rate_limits": {"read": {"requests": 0, "seconds": 1}, "reads": {"requests": 1, "seconds": 1}}});
     let (status, body) = answer(send(&app, Method::PUT, own, TOKEN, Some(&bad)).await).await;
     assert_eq!(status, 422);

@@ -23,6 +23,7 @@ mod retention;
 mod rights;
 mod rules;
 mod run_story;
+mod runs_api;
 mod secrets;
 mod stages;
 mod stop;

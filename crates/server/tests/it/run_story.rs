@@ -34,7 +34,7 @@ pub fn shell(command: &str) -> Value {
 }
 
 /// The same reply, given only where what came before holds this.
-fn expecting(text: &str, mut reply: Value) -> Value {
+pub fn expecting(text: &str, mut reply: Value) -> Value {
     reply["expect"] = text.into();
     reply
 }

@@ -6,9 +6,11 @@ use crate::{BoxFuture, Change, DirLock, Result};
 
 mod postgres;
 mod readers;
+mod search;
 mod sqlite;
 
 pub use readers::Readers;
+pub use search::{find, forget, index, push_found};
 pub use sqlite::{backup, open_beside};
 
 /// The driver: one SQL text is sent to either database. What it cannot carry (arrays, dates, JSON) the schema does without.

@@ -29,6 +29,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "secrets and rules", include_str!("../../migrations/sqlite/0011_secrets_and_rules.sql")),
     (10, "limits", include_str!("../../migrations/sqlite/0010_limits.sql")),
     (21, "webhooks and models", include_str!("../../migrations/sqlite/0021_webhooks_and_models.sql")),
+    (20, "runs", include_str!("../../migrations/sqlite/0020_runs.sql")),
 ];
 
 /// Why a whole group was not kept.

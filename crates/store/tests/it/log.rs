@@ -31,7 +31,7 @@ async fn seqs_are_gap_free_under_concurrent_writers() {
     assert_eq!(fixture.store.run_by_id(run.id).await.unwrap().log_seq, 161);
     let tail = fixture.store.log(run.id, 159, 1).await.unwrap();
     assert_eq!(tail, log[159..160]);
-    let (_, total) = fixture.store.contract_logs(fixture.org.id, run.id, 0, 1, false).await.unwrap();
+    let (_, total) = fixture.store.contract_logs(fixture.org.id, run.id, (0, i64::MAX), 0, 1, false).await.unwrap();
     assert_eq!(total, 20 + 7 * 10);
 }
 
@@ -64,7 +64,8 @@ async fn contract_logs_page_both_ways_and_stay_in_their_organization() {
     let seqs = fixture.store.append_log_batch(&claim, entries, 21).await.unwrap();
     assert_eq!(seqs, [2, 3, 4, 5, 6, 7]);
     let page = async |skip, limit, reverse| {
-        let (rows, total) = fixture.store.contract_logs(fixture.org.id, run.id, skip, limit, reverse).await.unwrap();
+        let (rows, total) =
+            fixture.store.contract_logs(fixture.org.id, run.id, (0, i64::MAX), skip, limit, reverse).await.unwrap();
         assert_eq!(total, 3);
         rows.into_iter().map(|row| row.seq).collect::<Vec<_>>()
     };
@@ -73,7 +74,10 @@ async fn contract_logs_page_both_ways_and_stay_in_their_organization() {
     assert_eq!(page(0, 2, true).await, [6, 4]);
     assert_eq!(page(9, 2, true).await, [0; 0]);
     let other = fixture.store.create_org("Other", 1).await.unwrap();
-    assert!(matches!(fixture.store.contract_logs(other.id, run.id, 0, 9, false).await, Err(Error::NotFound)));
+    assert!(matches!(
+        fixture.store.contract_logs(other.id, run.id, (0, i64::MAX), 0, 9, false).await,
+        Err(Error::NotFound)
+    ));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod pages;
 mod postgres;
 mod retention;
 mod rows;
+mod run_lists;
 mod webhooks;
 mod writer;
 

@@ -1,6 +1,6 @@
 //! What pages ask of the store: the list of runs by filter, and a log from its end, by a word, by its stages.
 
-use codegen_store::{Error, NewLog, NewRepo, Reason, RunList};
+use codegen_store::{Error, NewLog, NewRepo, Reason, RunFilter, RunList};
 
 use crate::Fixture;
 
@@ -29,19 +29,29 @@ async fn runs_are_listed_newest_first_by_every_filter_and_by_key() {
 
     let word = |word: &str| Some(word.to_owned());
     let all = RunList::default;
+    let of = |filter: RunFilter| RunList { filter, ..RunList::default() };
     assert_eq!(listed(&fixture, all()).await, [stopped, slack, done]);
     assert_eq!(listed(&fixture, RunList { before: Some(stopped), limit: 1, ..all() }).await, [slack]);
-    assert_eq!(listed(&fixture, RunList { status: word("ACTIVE"), ..all() }).await, [slack]);
-    assert_eq!(listed(&fixture, RunList { status: word("CANCELLED"), ..all() }).await, [stopped]);
-    assert_eq!(listed(&fixture, RunList { status: word("MAX_ITERATIONS_REACHED"), ..all() }).await, [done]);
-    assert!(listed(&fixture, RunList { status: word("PAUSED"), ..all() }).await.is_empty());
-    assert_eq!(listed(&fixture, RunList { repo_id: Some(repo.id), ..all() }).await, [slack]);
+    assert_eq!(listed(&fixture, of(RunFilter { status: word("ACTIVE"), ..RunFilter::default() })).await, [slack]);
+    assert_eq!(listed(&fixture, of(RunFilter { status: word("CANCELLED"), ..RunFilter::default() })).await, [stopped]);
     assert_eq!(
-        listed(&fixture, RunList { source_type: word("SLACK"), status: word("ACTIVE"), ..all() }).await,
+        listed(&fixture, of(RunFilter { status: word("MAX_ITERATIONS_REACHED"), ..RunFilter::default() })).await,
+        [done]
+    );
+    assert!(listed(&fixture, of(RunFilter { status: word("PAUSED"), ..RunFilter::default() })).await.is_empty());
+    assert_eq!(listed(&fixture, of(RunFilter { repo_id: Some(repo.id), ..RunFilter::default() })).await, [slack]);
+    assert_eq!(
+        listed(&fixture, of(RunFilter { source_type: word("SLACK"), status: word("ACTIVE"), ..RunFilter::default() }))
+            .await,
         [slack]
     );
-    assert!(listed(&fixture, RunList { user_id: Some(fixture.user.id + 1), ..all() }).await.is_empty());
-    let runs = store.list_runs(org, RunList { repo_id: Some(repo.id), limit: 1, ..all() }).await.unwrap();
+    assert!(
+        listed(&fixture, of(RunFilter { user_id: Some(fixture.user.id + 1), ..RunFilter::default() })).await.is_empty()
+    );
+    let runs = store
+        .list_runs(org, RunList { limit: 1, ..of(RunFilter { repo_id: Some(repo.id), ..RunFilter::default() }) })
+        .await
+        .unwrap();
     assert_eq!((runs[0].prompt.len(), runs[0].images.len()), (300, 0));
 }
 

@@ -59,7 +59,7 @@ async fn a_trace_goes_but_for_what_people_wrote_and_how_it_ended() {
     while !store.drop_trace(found[0], NOTICE, 50).await.unwrap().complete {}
     let kinds: Vec<String> = store.log(old.id, 0, 5000).await.unwrap().into_iter().map(|row| row.kind).collect();
     assert_eq!(kinds, ["user_message", "status", "notice"]);
-    let (rows, total) = store.contract_logs(old.org_id, old.id, 0, 100, false).await.unwrap();
+    let (rows, total) = store.contract_logs(old.org_id, old.id, (0, i64::MAX), 0, 100, false).await.unwrap();
     assert_eq!((rows.len(), total), (1, 1), "the page's total follows");
     assert!(rows[0].body.contains(NOTICE));
     assert!(store.ended_with_trace(30).await.unwrap().is_empty(), "nothing is dropped twice");
@@ -126,7 +126,10 @@ async fn a_copy_made_while_others_write_is_one_moment_of_the_database() {
     };
     tokio::join!(writes, backup);
     let store = Store::open(copy.path()).await.unwrap();
-    let (runs, total) = store.runs(fixture.org.id, codegen_store::RunFilter::default(), 0, 1000).await.unwrap();
+    let (runs, total) = store
+        .runs(fixture.org.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 1000)
+        .await
+        .unwrap();
     assert_eq!(runs.len() as i64, total, "rows and counters are of the same moment");
     for run in runs {
         assert_eq!(store.log(run.id, 0, 10).await.unwrap().len(), 1);

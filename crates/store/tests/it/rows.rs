@@ -53,8 +53,8 @@ async fn runs_are_listed_newest_first_and_counted_by_filter() {
     }
     assert_eq!(store.runs_by_phase().await.unwrap(), [(Phase::Queued, 3)]);
     let list = async |user_id: Option<i64>, source_type: Option<&str>, skip, limit| {
-        let filter = RunFilter { user_id, source_type: source_type.map(str::to_owned) };
-        let (runs, total) = store.runs(org_id, filter, skip, limit).await.unwrap();
+        let filter = RunFilter { user_id, source_type: source_type.map(str::to_owned), ..RunFilter::default() };
+        let (runs, total) = store.runs(org_id, &filter, codegen_store::Cursor::Skip(skip), limit).await.unwrap();
         (runs.into_iter().map(|run| run.id).collect::<Vec<_>>(), total)
     };
     assert_eq!(list(None, None, 0, 2).await, (vec![ids[2], ids[1]], 3));
@@ -63,7 +63,10 @@ async fn runs_are_listed_newest_first_and_counted_by_filter() {
     assert_eq!(list(None, Some("API"), 0, 9).await, (vec![ids[2], ids[0]], 2));
     assert_eq!(list(Some(bob.id), Some("SLACK"), 0, 9).await, (vec![], 0));
     let other = store.create_org("Other", 1).await.unwrap();
-    assert_eq!(store.runs(other.id, RunFilter::default(), 0, 9).await.unwrap(), (vec![], 0));
+    assert_eq!(
+        store.runs(other.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 9).await.unwrap(),
+        (vec![], 0)
+    );
     assert!(matches!(store.run(other.id, ids[0]).await, Err(Error::NotFound)));
 }
 
@@ -155,7 +158,11 @@ async fn an_answer_is_kept_with_its_effect_or_not_at_all_and_for_a_day() {
     let failing =
         store.ask_once(org.id, key("a"), create(), std::sync::Arc::new(|_, _| Err("no answer".into())), 2).await;
     assert!(matches!(failing, Err(codegen_store::Error::Answer(_))), "{failing:?}");
-    assert_eq!(store.runs(org.id, RunFilter::default(), 0, 10).await.unwrap().1, 0, "no effect without its answer");
+    assert_eq!(
+        store.runs(org.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 10).await.unwrap().1,
+        0,
+        "no effect without its answer"
+    );
     let Answered::Now(first) = ask("a", 3).await else { panic!("the key is free") };
     assert_eq!(ask("a", 4).await, Answered::Before(first.clone()));
     assert_eq!(ask("b", 5).await, Answered::OtherBody);

@@ -25,7 +25,11 @@ async fn a_failing_change_does_not_take_its_group_along() {
             Err(error) => assert!(bad && matches!(error, Error::Db(_)), "{error:?}"),
         }
     }
-    let (_, total) = fixture.store.runs(fixture.org.id, codegen_store::RunFilter::default(), 0, 1).await.unwrap();
+    let (_, total) = fixture
+        .store
+        .runs(fixture.org.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 1)
+        .await
+        .unwrap();
     assert_eq!((made, total), (150, 150), "the refused ones are not counted either");
 }
 
@@ -48,6 +52,10 @@ async fn a_caller_that_stops_waiting_does_no_harm() {
     while queued < 21 {
         queued += usize::from(changes.recv().await.unwrap().kind == codegen_store::ChangeKind::RunQueued);
     }
-    let (_, total) = fixture.store.runs(fixture.org.id, codegen_store::RunFilter::default(), 0, 1).await.unwrap();
+    let (_, total) = fixture
+        .store
+        .runs(fixture.org.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 1)
+        .await
+        .unwrap();
     assert_eq!(total, 21, "what was asked is done");
 }

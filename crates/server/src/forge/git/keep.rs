@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Error, Mirror};
+use super::{Error, Kept, Mirror};
 
 const LONG: Duration = Duration::from_secs(30 * 60);
 /// Refs that no origin has.
@@ -108,6 +108,32 @@ impl Mirror {
         };
         let gone = tokio::task::spawn_blocking(remove).await;
         gone.map_err(std::io::Error::other).flatten().map_err(|e| Error::Io("removing a mirror".to_owned(), e))
+    }
+
+    /// Removes a run's commits from the mirror, or from what was put aside of it; git drops what nothing else needs in time.
+    ///
+    /// # Errors
+    /// When git or the disk fails.
+    pub async fn forget_run(&self, run_id: i64) -> Result<(), Error> {
+        let doing = "removing a run's commits";
+        let _lock = self.lock().await?;
+        let names = [Kept::Run(run_id).name(), Kept::Workspace(run_id).name()];
+        if self.dir.exists() {
+            for name in &names {
+                self.git(doing).args(["update-ref", "-d", name]).run().await?;
+            }
+        }
+        let (_, list) = self.put_aside();
+        match fs::read_to_string(&list) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            refs => {
+                let refs = refs.map_err(|e| Error::Io(doing.to_owned(), e))?;
+                let is_kept =
+                    |line: &&str| !line.split_once(' ').is_some_and(|(_, name)| names.iter().any(|n| n == name));
+                let kept: String = refs.lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
+                fs::write(list, kept).map_err(|e| Error::Io(doing.to_owned(), e))
+            }
+        }
     }
 
     fn put_aside(&self) -> (PathBuf, PathBuf) {

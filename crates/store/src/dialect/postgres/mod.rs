@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const OWN: &[(i64, &str)] = &[
     (10, include_str!("../../../migrations/postgres/0010_limits.sql")),
     (18, include_str!("../../../migrations/postgres/0018_audit.sql")),
+    (20, include_str!("../../../migrations/postgres/0020_runs.sql")),
 ];
 
 /// Opens and migrates the database; gives the readers.
