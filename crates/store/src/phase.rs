@@ -13,12 +13,15 @@ pub enum Phase {
     Waiting,
     /// The agent has ended, its work is being saved.
     Finishing,
+    /// An agent on a person's own machine works, which tells of it; no worker has to do with it.
+    Elsewhere,
     /// Ended; see [`Run::reason`].
     Done,
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [Self::Queued, Self::Preparing, Self::Running, Self::Waiting, Self::Finishing, Self::Done];
+    const ALL: [Self; 7] =
+        [Self::Queued, Self::Preparing, Self::Running, Self::Waiting, Self::Finishing, Self::Elsewhere, Self::Done];
 
     /// As stored.
     #[must_use]
@@ -29,6 +32,7 @@ impl Phase {
             Self::Running => "running",
             Self::Waiting => "waiting",
             Self::Finishing => "finishing",
+            Self::Elsewhere => "elsewhere",
             Self::Done => "done",
         }
     }
@@ -92,7 +96,7 @@ impl Reason {
 /// The contract's word for a phase and reason.
 pub fn status(phase: Phase, reason: Option<Reason>) -> &'static str {
     match (phase, reason) {
-        (Phase::Queued | Phase::Preparing | Phase::Running | Phase::Finishing, _) => "ACTIVE",
+        (Phase::Queued | Phase::Preparing | Phase::Running | Phase::Finishing | Phase::Elsewhere, _) => "ACTIVE",
         (Phase::Waiting, _) => "PAUSED",
         (Phase::Done, Some(Reason::Complete)) => "COMPLETE",
         (Phase::Done, Some(Reason::Error)) => "ERROR",

@@ -40,7 +40,7 @@ impl RunFilter {
         match self.status.as_deref() {
             None => {}
             Some("ACTIVE") => {
-                query.push(" AND runs.phase IN ('queued', 'preparing', 'running', 'finishing')");
+                query.push(" AND runs.phase IN ('queued', 'preparing', 'running', 'finishing', 'elsewhere')");
             }
             Some("PAUSED") => {
                 query.push(" AND runs.phase = 'waiting'");

@@ -6,6 +6,7 @@ use sqlx::{FromRow, Row as _};
 use crate::{
     Change, ChangeKind, Error, Result, Store,
     audit::{self, Entry},
+    claude_sessions,
     dialect::{Db, Row, Tx},
     events, limits, log,
     phase::{Phase, Reason, status},
@@ -319,6 +320,7 @@ pub async fn add_message(
     if gone.is_some() {
         return Err(Error::Conflict("The repository of this run was deleted.".to_owned()));
     }
+    claude_sessions::refuse(tx, run_id).await?;
     log::append(tx, run_id, "user_message", &message(text, images), true, now).await?;
     if phase == Phase::Done {
         queue_again(tx, org_id, run_id, now).await?;
@@ -349,6 +351,7 @@ pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Re
     audit::record(tx, org_id, Entry::new("run.stopped", "run", run_id, json!(null)), now).await?;
     match phase {
         Phase::Done => {}
+        Phase::Elsewhere => claude_sessions::refuse(tx, run_id).await?,
         Phase::Queued => {
             let marked = sqlx::query(
                 "UPDATE runs SET stop_requested = 1, stop_seq = message_seq WHERE id = $1 AND sandbox_id IS NOT NULL",
@@ -411,7 +414,7 @@ pub async fn end(
 }
 
 /// Appends the `status` entry; returns the run's organization.
-async fn append_status(tx: &mut Tx, run_id: i64, phase: Phase, reason: Option<Reason>, now: i64) -> Result<i64> {
+pub async fn append_status(tx: &mut Tx, run_id: i64, phase: Phase, reason: Option<Reason>, now: i64) -> Result<i64> {
     let body = json!({ "kind": "status", "status": status(phase, reason), "reason": reason.map(Reason::as_str) });
     Ok(log::append(tx, run_id, "status", &body.to_string(), false, now).await?.org_id)
 }

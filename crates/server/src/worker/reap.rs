@@ -141,9 +141,13 @@ pub async fn owner(store: &Store, sandbox_id: &str, kept_ms: i64, now: i64) -> R
         Phase::Done if (is_its || is_made) && run.ended_at.is_some_and(|at| now.saturating_sub(at) < kept_ms) => {
             Owner::Kept
         }
-        Phase::Queued | Phase::Preparing | Phase::Running | Phase::Waiting | Phase::Finishing | Phase::Done => {
-            Owner::None
-        }
+        Phase::Queued
+        | Phase::Preparing
+        | Phase::Running
+        | Phase::Waiting
+        | Phase::Finishing
+        | Phase::Elsewhere
+        | Phase::Done => Owner::None,
     })
 }
 

@@ -30,6 +30,8 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (10, "limits", include_str!("../../migrations/sqlite/0010_limits.sql")),
     (21, "webhooks and models", include_str!("../../migrations/sqlite/0021_webhooks_and_models.sql")),
     (20, "runs", include_str!("../../migrations/sqlite/0020_runs.sql")),
+    (7, "operations", include_str!("../../migrations/sqlite/0007_operations.sql")),
+    (17, "sessions_elsewhere", include_str!("../../migrations/sqlite/0017_sessions_elsewhere.sql")),
 ];
 
 /// Why a whole group was not kept.

@@ -8,6 +8,7 @@ mod log;
 mod logins;
 mod open;
 mod org_data;
+mod operations;
 mod pages;
 mod postgres;
 mod retention;

@@ -1,0 +1,203 @@
+//! Sessions of Claude Code on a person's own machine, kept as runs that no worker takes.
+
+use crate::{
+    Change, ChangeKind, Error, NewLog, Phase, Reason, Result, Run, Store,
+    dialect::Tx,
+    log,
+    runs::{append_status, end, full_run},
+};
+
+/// Where a session is, as its machine says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionStatus {
+    /// It works.
+    Active,
+    /// It ended, for now at least.
+    Ended(Reason),
+}
+
+impl Store {
+    /// The run of a session; made where there is none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn claude_session(&self, org_id: i64, user_id: i64, session_id: &str, now: i64) -> Result<Run> {
+        let session_id = session_id.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                match run_of(tx, org_id, &session_id).await {
+                    Err(Error::NotFound) => create(tx, org_id, user_id, &session_id, now).await,
+                    found => full_run(tx, found?).await,
+                }
+            })
+        })
+        .await
+    }
+
+    /// Sets where a session is. A later word replaces an earlier one, in whichever order they come.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such session in this organization.
+    pub async fn set_claude_session_status(
+        &self,
+        org_id: i64,
+        session_id: &str,
+        status: SessionStatus,
+        now: i64,
+    ) -> Result<Run> {
+        let session_id = session_id.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let run_id = run_of(tx, org_id, &session_id).await?;
+                let run = full_run(tx, run_id).await?;
+                match status {
+                    SessionStatus::Active if run.phase == Phase::Elsewhere => {}
+                    SessionStatus::Ended(reason) if run.phase == Phase::Done && run.reason == Some(reason) => {}
+                    SessionStatus::Active => {
+                        sqlx::query(
+                            "UPDATE runs SET phase = 'elsewhere', reason = NULL, result = NULL, ended_at = NULL
+                             WHERE id = $1",
+                        )
+                        .bind(run_id)
+                        .execute(&mut tx.conn)
+                        .await?;
+                        append_status(tx, run_id, Phase::Elsewhere, None, now).await?;
+                    }
+                    SessionStatus::Ended(reason) => {
+                        end(tx, run_id, reason, run.summary.as_deref().unwrap_or_default(), None, now).await?;
+                    }
+                }
+                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+                full_run(tx, run_id).await
+            })
+        })
+        .await
+    }
+
+    /// Appends what a session's machine told of it. `asked` replaces the run's prompt while that is only the session's
+    /// name; `said`, its agent's newest words, become the run's summary and the result that its end shows.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such session in this organization.
+    pub async fn append_claude_session(
+        &self,
+        org_id: i64,
+        session_id: &str,
+        entries: Vec<NewLog>,
+        asked: Option<String>,
+        said: Option<String>,
+        now: i64,
+    ) -> Result<()> {
+        let session_id = session_id.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let run_id = run_of(tx, org_id, &session_id).await?;
+                for entry in &entries {
+                    log::append(tx, run_id, &entry.kind, &entry.body, entry.contract, now).await?;
+                }
+                if let Some(asked) = asked {
+                    sqlx::query("UPDATE run_inputs SET prompt = $2 WHERE run_id = $1 AND prompt = $3")
+                        .bind(run_id)
+                        .bind(asked)
+                        .bind(name(&session_id))
+                        .execute(&mut tx.conn)
+                        .await?;
+                }
+                if let Some(said) = said {
+                    sqlx::query(
+                        "UPDATE runs SET summary = $2, steps = steps + 1,
+                             result = CASE WHEN phase = 'done' THEN $2 ELSE result END WHERE id = $1",
+                    )
+                    .bind(run_id)
+                    .bind(said)
+                    .execute(&mut tx.conn)
+                    .await?;
+                }
+                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The id of a session's run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such session in this organization.
+    pub async fn claude_session_run(&self, org_id: i64, session_id: &str) -> Result<i64> {
+        let run_id: Option<i64> =
+            sqlx::query_scalar("SELECT run_id FROM claude_sessions WHERE org_id = $1 AND session_id = $2")
+                .bind(org_id)
+                .bind(session_id)
+                .fetch_optional(&self.readers)
+                .await?;
+        run_id.ok_or(Error::NotFound)
+    }
+}
+
+/// The prompt of a session that has not said what it was asked.
+fn name(session_id: &str) -> String {
+    format!("Claude Code session {session_id}")
+}
+
+async fn create(tx: &mut Tx, org_id: i64, user_id: i64, session_id: &str, now: i64) -> Result<Run> {
+    let run_id: i64 = sqlx::query_scalar(
+        "INSERT INTO runs (org_id, user_id, agent_type, source_type, phase, push, open_pr, created_at, queued_at,
+                           started_at)
+         VALUES ($1, $2, 'claude_code', 'LOCAL', 'elsewhere', 0, 0, $3, $3, $3) RETURNING id",
+    )
+    .bind(org_id)
+    .bind(user_id)
+    .bind(now)
+    .fetch_one(&mut tx.conn)
+    .await?;
+    sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata) VALUES ($1, $2, '[]', $3)")
+        .bind(run_id)
+        .bind(name(session_id))
+        .bind(serde_json::json!({ "session_id": session_id }).to_string())
+        .execute(&mut tx.conn)
+        .await?;
+    sqlx::query(
+        "INSERT INTO run_counts (org_id, user_id, source_type, runs) VALUES ($1, $2, 'LOCAL', 1)
+         ON CONFLICT (org_id, user_id, source_type) DO UPDATE SET runs = run_counts.runs + 1",
+    )
+    .bind(org_id)
+    .bind(user_id)
+    .execute(&mut tx.conn)
+    .await?;
+    sqlx::query("INSERT INTO claude_sessions (org_id, session_id, run_id) VALUES ($1, $2, $3)")
+        .bind(org_id)
+        .bind(session_id)
+        .bind(run_id)
+        .execute(&mut tx.conn)
+        .await?;
+    append_status(tx, run_id, Phase::Elsewhere, None, now).await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+    full_run(tx, run_id).await
+}
+
+async fn run_of(tx: &mut Tx, org_id: i64, session_id: &str) -> Result<i64> {
+    // An update that changes nothing: it keeps the row from others until the commit, on every database.
+    let run_id: Option<i64> = sqlx::query_scalar(
+        "UPDATE claude_sessions SET run_id = run_id WHERE org_id = $1 AND session_id = $2 RETURNING run_id",
+    )
+    .bind(org_id)
+    .bind(session_id)
+    .fetch_optional(&mut tx.conn)
+    .await?;
+    run_id.ok_or(Error::NotFound)
+}
+
+/// Refuses to steer a run that is a session on a person's own machine.
+pub async fn refuse(tx: &mut Tx, run_id: i64) -> Result<()> {
+    let session: Option<i64> = sqlx::query_scalar("SELECT run_id FROM claude_sessions WHERE run_id = $1")
+        .bind(run_id)
+        .fetch_optional(&mut tx.conn)
+        .await?;
+    match session {
+        None => Ok(()),
+        Some(_) => Err(Error::Conflict(
+            "This run is a session on someone's own machine; it is continued and stopped there.".to_owned(),
+        )),
+    }
+}

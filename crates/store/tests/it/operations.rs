@@ -1,0 +1,154 @@
+//! Bans of pull requests, settings of checks, sessions elsewhere, connected accounts.
+
+use codegen_store::{
+    CheckSuiteChange, CheckSuiteSettings, Error, NewLog, NewPullRequest, NewRepo, NewRun, Phase, PullRequest, Reason,
+    Repo, Run, SessionStatus,
+};
+
+use crate::Fixture;
+
+/// A run with an open pull request.
+async fn opened(fixture: &Fixture) -> (Repo, Run, PullRequest) {
+    let (store, org) = (&fixture.store, fixture.org.id);
+    let repo = store.create_repo(org, NewRepo::of_origin("/srv/shop", Some("main")), 1).await.unwrap();
+    let run = fixture.queue("mend it").await;
+    let new =
+        NewPullRequest { repo_id: repo.id, run_id: run.id, forge: "local".to_owned(), ..NewPullRequest::default() };
+    let pull = store.create_pull_request(org, new, 11).await.unwrap();
+    (repo, run, pull)
+}
+
+fn for_checks(fixture: &Fixture) -> NewRun {
+    NewRun { source_type: "GITHUB_CHECK_SUITE".to_owned(), ..fixture.asks("the tests fail") }
+}
+
+#[tokio::test]
+async fn a_banned_pull_request_has_its_runs_stopped_and_check_events_start_none_until_it_is_unbanned() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let (_, run, pull) = opened(&fixture).await;
+    let queued = store.create_check_run(org, pull.id, for_checks(&fixture), 20).await.unwrap().unwrap();
+    let other = fixture.queue("another pull request").await;
+    // The first run is live, the second waits, and the ban is asked for by way of the second.
+    assert_eq!(store.claim_run_by_id(run.id, "w", 21).await.unwrap().unwrap().id, run.id);
+    let banned = store.ban_checks(org, queued.id, me, 30).await.unwrap();
+    assert_eq!((banned.opener_id, banned.stopped), (run.id, vec![run.id, queued.id]));
+    assert!(store.run(org, run.id).await.unwrap().stop_requested);
+    assert_eq!(store.run(org, queued.id).await.unwrap().reason, Some(Reason::Cancelled));
+    assert_eq!(store.run(org, other.id).await.unwrap().phase, Phase::Queued);
+    assert_eq!(store.create_check_run(org, pull.id, for_checks(&fixture), 31).await.unwrap(), None);
+    // Again changes nothing, but what came to life since is stopped.
+    store.add_message(org, queued.id, "go on", &[], 32).await.unwrap();
+    assert_eq!(store.ban_checks(org, run.id, me, 33).await.unwrap().stopped, [run.id, queued.id]);
+    assert!(store.unban_checks(org, queued.id).await.unwrap());
+    assert!(!store.unban_checks(org, run.id).await.unwrap(), "the mark is gone, by whichever run");
+    assert!(store.create_check_run(org, pull.id, for_checks(&fixture), 34).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_ban_before_the_pull_request_is_opened_holds_for_it_and_is_nobody_else_s() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let repo = store.create_repo(org, NewRepo::of_origin("/srv/shop", None), 1).await.unwrap();
+    let run = fixture.queue("mend it").await;
+    store.ban_checks(org, run.id, me, 12).await.unwrap();
+    let new =
+        NewPullRequest { repo_id: repo.id, run_id: run.id, forge: "local".to_owned(), ..NewPullRequest::default() };
+    let pull = store.create_pull_request(org, new, 13).await.unwrap();
+    assert_eq!(store.create_check_run(org, pull.id, for_checks(&fixture), 14).await.unwrap(), None);
+    let theirs = store.create_org("Other", 1).await.unwrap().id;
+    for refused in [
+        store.ban_checks(theirs, run.id, me, 15).await.map(drop),
+        store.unban_checks(theirs, run.id).await.map(drop),
+        store.create_check_run(theirs, pull.id, for_checks(&fixture), 15).await.map(drop),
+        store.check_suite_settings(theirs, repo.id).await.map(drop),
+        store.change_check_suite_settings(theirs, repo.id, CheckSuiteChange::default()).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
+    }
+    assert!(store.unban_checks(org, run.id).await.unwrap(), "another organization lifted nothing");
+}
+
+#[tokio::test]
+async fn check_settings_have_defaults_and_keep_what_a_change_does_not_name() {
+    let fixture = Fixture::new().await;
+    let (store, org) = (&fixture.store, fixture.org.id);
+    let repo = store.create_repo(org, NewRepo::of_origin("/srv/shop", None), 1).await.unwrap();
+    assert_eq!(store.check_suite_settings(org, repo.id).await.unwrap(), CheckSuiteSettings::default());
+    let change = CheckSuiteChange {
+        check_retry_count: Some(0),
+        custom_prompts: Some([("lint".to_owned(), "Be \"brief\"\n".to_owned())].into()),
+        ..CheckSuiteChange::default()
+    };
+    store.change_check_suite_settings(org, repo.id, change).await.unwrap();
+    let change = CheckSuiteChange { ignored_checks: Some(vec!["slow".to_owned()]), ..CheckSuiteChange::default() };
+    let changed = store.change_check_suite_settings(org, repo.id, change).await.unwrap();
+    assert_eq!((changed.check_retry_count, &changed.ignored_checks), (0, &vec!["slow".to_owned()]));
+    assert_eq!(changed.custom_prompts["lint"], "Be \"brief\"\n");
+    assert_eq!(store.check_suite_settings(org, repo.id).await.unwrap(), changed);
+}
+
+#[tokio::test]
+async fn a_session_elsewhere_is_one_run_that_no_worker_takes_and_nobody_steers() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let run = store.claude_session(org, me, "one", 10).await.unwrap();
+    assert_eq!((run.phase, run.status(), run.source_type.as_str()), (Phase::Elsewhere, "ACTIVE", "LOCAL"));
+    assert_eq!(store.claude_session(org, me, "one", 11).await.unwrap().id, run.id);
+    let theirs = store.create_org("Other", 1).await.unwrap().id;
+    assert_ne!(store.claude_session(theirs, me, "one", 11).await.unwrap().id, run.id);
+    assert!(store.claim_run("w", 12).await.unwrap().is_none());
+    assert!(store.requeue_orphans("w", 13).await.unwrap().is_empty());
+    for ended in [false, true] {
+        if ended {
+            store.set_claude_session_status(org, "one", SessionStatus::Ended(Reason::Complete), 14).await.unwrap();
+        } else {
+            assert!(matches!(store.request_stop(org, run.id, 14).await, Err(Error::Conflict(_))));
+        }
+        assert!(matches!(store.add_message(org, run.id, "more", &[], 14).await, Err(Error::Conflict(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_session_s_statuses_come_in_any_order_and_its_words_become_prompt_and_result() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let id = store.claude_session(org, me, "s", 10).await.unwrap().id;
+    let entry = |text: &str| NewLog { kind: "reply".to_owned(), body: format!("{{\"t\":\"{text}\"}}"), contract: true };
+    let asked = |text: &str| Some(text.to_owned());
+    store.append_claude_session(org, "s", vec![entry("a"), entry("b")], asked("Mend it"), None, 11).await.unwrap();
+    store.append_claude_session(org, "s", vec![entry("c")], asked("Later"), asked("Mended."), 12).await.unwrap();
+    let set = async |status| store.set_claude_session_status(org, "s", status, 13).await.unwrap();
+    let done = set(SessionStatus::Ended(Reason::Complete)).await;
+    assert_eq!((done.status(), done.prompt.as_str(), done.result.as_deref()), ("COMPLETE", "Mend it", Some("Mended.")));
+    let seq = done.log_seq;
+    assert_eq!(set(SessionStatus::Ended(Reason::Complete)).await.log_seq, seq, "said twice, told once");
+    assert_eq!(set(SessionStatus::Ended(Reason::Error)).await.status(), "ERROR");
+    assert_eq!(set(SessionStatus::Active).await.status(), "ACTIVE");
+    store.append_claude_session(org, "s", vec![entry("d")], None, None, 14).await.unwrap();
+    let (logs, total) = store.contract_logs(org, id, 0, 100, false).await.unwrap();
+    let bodies: Vec<&str> = logs.iter().map(|log| &log.body[6..7]).collect();
+    assert_eq!((bodies, total), (vec!["a", "b", "c", "d"], 4));
+    let (_, total) = store.runs(org, codegen_store::RunFilter::default(), 0, 10).await.unwrap();
+    assert_eq!(total, 1);
+    let unknown = store.set_claude_session_status(org, "other", SessionStatus::Active, 15).await;
+    assert!(matches!(unknown, Err(Error::NotFound)));
+}
+
+#[tokio::test]
+async fn connected_accounts_are_a_user_s_own_and_connect_words_are_good_once_and_for_a_while() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    for provider in ["linear", "linear", "notion"] {
+        store.add_oauth_token(org, me, provider, 1).await.unwrap();
+    }
+    assert_eq!(store.revoke_oauth_tokens(org, me + 1, "linear").await.unwrap(), 0);
+    assert_eq!(store.revoke_oauth_tokens(org, me, "linear").await.unwrap(), 2);
+    let left = store.oauth_tokens(org, Some(me)).await.unwrap();
+    assert_eq!(left.iter().map(|t| t.provider.as_str()).collect::<Vec<_>>(), ["notion"]);
+    store.add_connect_token(org, me, "h1", 10, 20).await.unwrap();
+    store.add_connect_token(org, me, "h2", 10, 20).await.unwrap();
+    assert_eq!(store.redeem_connect_token("h1", 19).await.unwrap(), Some((org, me)));
+    assert_eq!(store.redeem_connect_token("h1", 19).await.unwrap(), None, "used");
+    assert_eq!(store.redeem_connect_token("h2", 20).await.unwrap(), None, "too late");
+}
