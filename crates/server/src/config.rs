@@ -16,10 +16,13 @@ use secrecy::SecretString;
 mod limits;
 #[path = "config_login.rs"]
 mod log_in;
+#[path = "config_api.rs"]
+mod offered;
 #[path = "config_table.rs"]
 mod table;
 
 pub use log_in::LogIn;
+pub use offered::OAuthProvider;
 pub use table::{SETTINGS, Setting};
 
 /// Variables of clients, some of which come near to a setting's.
@@ -143,6 +146,8 @@ pub struct Config {
     pub keep: Keep,
     /// How people log in.
     pub log_in: LogIn,
+    /// Services that people connect their accounts of.
+    pub mcp_providers: Vec<OAuthProvider>,
     /// Keys and addresses of models.
     pub models: Keys,
     origins: BTreeMap<&'static str, String>,
@@ -231,6 +236,7 @@ impl Config {
             trace: TraceLimits::default(),
             keep: Keep::default(),
             log_in: LogIn::default(),
+            mcp_providers: Vec::new(),
             models: Keys::default(),
             origins: BTreeMap::new(),
         }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use secrecy::SecretString;
 
-use super::{Config, Egress, limits, log_in};
+use super::{Config, Egress, limits, log_in, offered};
 
 /// One setting.
 pub struct Setting {
@@ -142,6 +142,7 @@ pub static SETTINGS: &[Setting] = &[
     log_in::DEFAULT_ROLE,
     log_in::ORG,
     log_in::DOMAINS,
+    offered::MCP_PROVIDERS,
     plain(
         "max_concurrent_runs",
         "Runs at once; others wait.",

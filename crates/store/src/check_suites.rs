@@ -78,6 +78,15 @@ pub struct Banned {
     pub stopped: Vec<i64>,
 }
 
+/// What became of the end of a ban.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unbanned {
+    /// The run that opened the pull request, or may.
+    pub opener_id: i64,
+    /// There was a ban.
+    pub was_banned: bool,
+}
+
 const SETTINGS: &str = "SELECT s.* FROM check_suite_settings s JOIN repos ON repos.id = s.repo_id
                         WHERE repos.org_id = $1 AND repos.id = $2";
 
@@ -145,11 +154,11 @@ impl Store {
         .await
     }
 
-    /// Lifts the mark of [`Store::ban_checks`]; says whether there was one.
+    /// Lifts the mark of [`Store::ban_checks`].
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn unban_checks(&self, org_id: i64, run_id: i64) -> Result<bool> {
+    pub async fn unban_checks(&self, org_id: i64, run_id: i64) -> Result<Unbanned> {
         self.write(move |tx| {
             Box::pin(async move {
                 let opener_id = opener(tx, org_id, run_id).await?;
@@ -158,7 +167,7 @@ impl Store {
                     .bind(org_id)
                     .execute(&mut tx.conn)
                     .await?;
-                Ok(lifted.rows_affected() > 0)
+                Ok(Unbanned { opener_id, was_banned: lifted.rows_affected() > 0 })
             })
         })
         .await

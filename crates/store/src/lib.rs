@@ -56,7 +56,7 @@ mod workers;
 use dialect::{Readers, Request, Scope, Tx, Verdict, Work};
 
 pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
-pub use check_suites::{Banned, CheckSuiteChange, CheckSuiteSettings};
+pub use check_suites::{Banned, CheckSuiteChange, CheckSuiteSettings, Unbanned};
 pub use claims::{Claim, MAX_CRASHES, RunUpdate};
 pub use claude_sessions::SessionStatus;
 pub use connections::OAuthToken;

@@ -34,7 +34,7 @@ pub struct PullRequest {
     pub base_branch: String,
     /// Newest commit.
     pub head_commit: String,
-    /// `open`, `closed`, `merged`.
+    /// `open`, `draft`, `closed`, `merged`.
     pub state: String,
     /// `local`, `github`.
     pub forge: String,

@@ -103,7 +103,7 @@ impl From<PullRequest> for GithubPullRequestResponse {
             url: Some(pull_request.url),
             created_at: time(pull_request.created_at),
             head_branch_name: Some(pull_request.head_branch),
-            state: if pull_request.state == "open" { "open" } else { "closed" }.to_owned(),
+            state: if matches!(pull_request.state.as_str(), "open" | "draft") { "open" } else { "closed" }.to_owned(),
             merged: pull_request.state == "merged",
             number: pull_request.number,
         }

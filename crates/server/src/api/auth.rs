@@ -38,7 +38,7 @@ pub struct Caller {
 /// Anyone with a valid token who is no service account: those belong to one organization and make nothing of their own.
 pub struct Person(pub Caller);
 
-/// A member of the organization in the path.
+/// A member of the organization that the request names.
 pub struct InOrg {
     /// Which organization.
     pub org_id: i64,
@@ -56,7 +56,7 @@ pub struct Admin(pub InOrg);
 
 /// Who may call an operation.
 pub trait Access: Sized + Send {
-    /// Whether the organization is in the path.
+    /// Whether it is an operation of an organization.
     const IN_ORG: bool;
     /// For the route table.
     const WHO: Who;
@@ -154,7 +154,7 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
         let bytes = if I::BODY > 0 { Some(read_body(body, &parts.headers, I::BODY).await?) } else { None };
         let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
         let mut fields = Fields::new(app, path, parts.uri.query(), body);
-        let org_id = if A::IN_ORG { fields.path_id("org_id") } else { Some(0) };
+        let org_id = if A::IN_ORG { I::org_id(&mut fields) } else { Some(0) };
         let input = I::read(&mut fields);
         let route = parts.extensions.get::<MatchedPath>();
         let key = match route.filter(|_| I::KEYED) {

@@ -16,6 +16,11 @@ pub trait Input: Sized + Send {
     /// Which limit it counts against.
     const LIMIT: super::limits::Limit = super::limits::Limit::Read;
 
+    /// The organization it is about, where the operation is one of an organization.
+    fn org_id(fields: &mut Fields<'_>) -> Option<i64> {
+        fields.path_id("org_id")
+    }
+
     /// Reads it.
     fn read(fields: &mut Fields<'_>) -> Option<Self>;
 }
@@ -68,6 +73,11 @@ impl<'a> Fields<'a> {
         fields
     }
 
+    /// A tool's arguments: what an operation would look for in its path, its query or its body.
+    pub fn of_arguments(app: &'a App, texts: HashMap<String, String>, body: Option<(bool, &[u8])>) -> Self {
+        Self { query: texts.clone(), ..Self::new(app, texts, None, body) }
+    }
+
     fn not_an_object(&mut self) {
         self.fail(
             &["body"],
@@ -97,9 +107,18 @@ impl<'a> Fields<'a> {
         self.failures.push(ValidationError { loc, msg: msg.into(), r#type });
     }
 
+    /// A text in the path.
+    pub fn path_text(&self, key: &str) -> Option<String> {
+        self.path.get(key).cloned()
+    }
+
     /// An id in the path.
     pub fn path_id(&mut self, key: &str) -> Option<i64> {
-        let text = self.path.get(key)?.clone();
+        let Some(text) = self.path.get(key).cloned() else {
+            // A path always has it; a tool's arguments need not.
+            self.fail(&["path", key], "missing", "Field required");
+            return None;
+        };
         self.parse_int(&["path", key], &text)
     }
 
@@ -202,12 +221,12 @@ impl<'a> Fields<'a> {
     }
 
     /// The raw JSON of a key; none where it is absent or null.
-    fn raw(&self, key: &str) -> Option<&RawValue> {
+    pub(super) fn raw(&self, key: &str) -> Option<&RawValue> {
         self.body.get(key).map(|raw| &**raw).filter(|raw| raw.get() != "null")
     }
 
     /// Whether a key that must be there is; null is another failure than absence.
-    fn required(&mut self, key: &str) -> bool {
+    pub(super) fn required(&mut self, key: &str) -> bool {
         let there = self.body.contains_key(key);
         if !there && !self.body_is_broken() {
             self.fail(&["body", key], "missing", "Field required");
@@ -408,7 +427,7 @@ fn first(bytes: &[u8]) -> Option<u8> {
     bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 
-fn one_of(words: &[&str]) -> String {
+pub(super) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     match quoted.split_last() {
         Some((last, [])) => format!("Input should be {last}"),

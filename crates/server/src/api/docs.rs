@@ -9,8 +9,9 @@ use utoipa::{
 };
 
 use super::{
-    account, agent_runs, audit, changes, cli_rules, error, events, health, logs, members, models, oidc, org_data,
-    org_limits, organizations, pull_requests, repos, rules, run_edits, run_search, run_views, session, tokens, trace, users, webhooks,
+    account, agent_runs, audit, changes, checks, claude_code, cli_rules, error, events, health, integrations, logs,
+    members, models, oidc, org_data, org_limits, organizations, pull_requests, repos, rules, run_edits, run_search, run_views,
+    session, setup, tokens, tools, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -42,7 +43,12 @@ use super::{
         rules::list_mine, rules::add_mine, rules::edit_mine, rules::remove_mine, cli_rules::get,
         webhooks::list, webhooks::create, webhooks::get, webhooks::update, webhooks::delete, webhooks::ping,
         webhooks::rotate, webhooks::deliveries, webhooks::delivery, webhooks::replay,
-        pull_requests::get, health::healthz, health::readyz, health::metrics,
+        pull_requests::get, pull_requests::edit, pull_requests::edit_in_repo,
+        checks::settings, checks::put_settings, checks::ban, checks::unban, checks::remove,
+        setup::generate, setup::analyze, setup::analyze_text,
+        integrations::list, integrations::mcp_providers, integrations::oauth_status, integrations::oauth_revoke,
+        integrations::slack_connect, claude_code::create, claude_code::set_status, claude_code::add_log,
+        tools::list, tools::execute, health::healthz, health::readyz, health::metrics,
     )
 )]
 struct Document;

@@ -25,7 +25,10 @@ mod audit;
 mod auth;
 mod body;
 mod changes;
+mod checks;
+mod claude_code;
 mod cli_rules;
+mod collections;
 mod connections;
 mod docs;
 mod error;
@@ -33,6 +36,7 @@ mod events;
 mod health;
 mod idempotency;
 mod images;
+mod integrations;
 mod last_use;
 mod limits;
 mod logs;
@@ -53,8 +57,11 @@ mod run_filters;
 mod run_search;
 mod run_views;
 mod session;
+mod setup;
 mod tokens;
+mod tools;
 mod trace;
+mod transcript;
 mod users;
 mod webhooks;
 
@@ -91,14 +98,12 @@ fn routes() -> Routes {
         .route("/repos/{repo_id}", get(repos::get).patch(repos::update).delete(repos::delete))
         .route("/repos/{repo_id}/setup-commands", get(repos::setup_commands).put(repos::put_setup_commands))
         .route("/repos/{repo_id}/branches", get(repos::branches))
-        .route("/prs/{pr_id}", get(pull_requests::get))
         .route("/rules", get(rules::list_of_org).post(rules::add_to_org))
         .route("/rules/{rule_id}", patch(rules::edit_of_org).delete(rules::remove_of_org))
         .route("/repos/{repo_id}/rules", get(rules::list_of_repo).post(rules::add_to_repo))
         .route("/repos/{repo_id}/rules/{rule_id}", patch(rules::edit_of_repo).delete(rules::remove_of_repo))
         .route("/my-rules", get(rules::list_mine).post(rules::add_mine))
         .route("/my-rules/{rule_id}", patch(rules::edit_mine).delete(rules::remove_mine))
-        .route("/cli/rules", get(cli_rules::get))
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{webhook_id}", get(webhooks::get).patch(webhooks::update).delete(webhooks::delete))
         .route("/webhooks/{webhook_id}/ping", post(webhooks::ping))
@@ -106,6 +111,9 @@ fn routes() -> Routes {
         .route("/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries))
         .route("/webhooks/{webhook_id}/deliveries/{delivery_id}", get(webhooks::delivery))
         .route("/webhooks/{webhook_id}/deliveries/{delivery_id}/replay", post(webhooks::replay))
+        .route("/repos/check-suite-settings", get(checks::settings).put(checks::put_settings))
+        .route("/repos/{repo_id}/prs/{pr_id}", patch(pull_requests::edit_in_repo))
+        .route("/prs/{pr_id}", get(pull_requests::get).patch(pull_requests::edit))
         .route("/agent/run", post(agent_runs::create).get(agent_runs::list_alias))
         .route("/agent/runs", get(agent_runs::list))
         .route("/agent/runs/views", get(run_views::list))
@@ -113,6 +121,9 @@ fn routes() -> Routes {
         .route("/agent/run/resume", post(agent_runs::resume))
         .route("/agent/run/stop", post(agent_runs::stop))
         .route("/agent/runs/search", get(run_search::search))
+        .route("/agent/run/ban", post(checks::ban))
+        .route("/agent/run/unban", post(checks::unban))
+        .route("/agent/run/remove-from-pr", post(checks::remove))
         .route("/agent/run/{agent_run_id}", get(agent_runs::get).patch(run_edits::edit).delete(run_edits::remove))
         .route("/agent/run/{agent_run_id}/diff", get(changes::diff))
         .route("/agent/run/{agent_run_id}/logs", get(logs::get))
@@ -120,7 +131,16 @@ fn routes() -> Routes {
         .route("/agent/run/{agent_run_id}/view", get(run_views::get))
         .route("/agent/run/{agent_run_id}/entries", get(trace::entries))
         .route("/agent/run/{agent_run_id}/entries/{seq}/output", get(trace::output))
-        .route("/agent/run/{agent_run_id}/matches", get(trace::matches));
+        .route("/agent/run/{agent_run_id}/matches", get(trace::matches))
+        .route("/setup-commands/generate", post(setup::generate))
+        .route("/sandbox/{sandbox_id}/analyze-logs", post(setup::analyze))
+        .route("/integrations", get(integrations::list))
+        .route("/cli/rules", get(cli_rules::get))
+        .route("/claude_code/session", post(claude_code::create))
+        .route("/claude_code/session/{session_id}/status", post(claude_code::set_status))
+        .route("/claude_code/session/{session_id}/log", post(claude_code::add_log))
+        .route("/tools", get(tools::list))
+        .route("/tools/execute", post(tools::execute));
     Routes::new()
         .route("/v1/users/me", get(users::me))
         .route("/v1/users/me/password", put(account::put_password))
@@ -145,6 +165,11 @@ fn routes() -> Routes {
         .route("/v1/beta/organizations/{org_id}/agent/run/resume", post(agent_runs::resume_beta))
         .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))
         .route("/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", get(logs::alpha))
+        .route("/v1/mcp-providers", get(integrations::mcp_providers))
+        .route("/v1/oauth/tokens/status", get(integrations::oauth_status))
+        .route("/v1/oauth/tokens/revoke", post(integrations::oauth_revoke))
+        .route("/v1/slack-connect/generate-token", post(integrations::slack_connect))
+        .route("/websites/codegen/analyze_sandbox_logs", post(setup::analyze_text))
         .route("/healthz", get(open(health::healthz)))
         .route("/readyz", get(open(health::readyz)))
         .route("/metrics", get(open(health::metrics)))

@@ -174,7 +174,8 @@ impl Input for ChangedRepo {
     }
 }
 
-fn no_repo(id: i64) -> impl Fn(codegen_store::Error) -> ApiError {
+/// 404 in the contract's words.
+pub(super) fn no_repo(id: i64) -> impl Fn(codegen_store::Error) -> ApiError {
     move |error| match error {
         codegen_store::Error::NotFound => ApiError::not_found(format!("Repository {id} not found.")),
         other => other.into(),

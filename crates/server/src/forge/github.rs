@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Error, Forge, PullRequest, PullRequestSpec, git, marker};
+use super::{Edit, Error, Forge, PullRequest, PullRequestSpec, git, marker};
 use crate::config::Config;
 
 /// Tries of a request that GitHub answers with an error of its own, or asks to send later.
@@ -21,6 +21,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// One repository at GitHub.
 pub struct GitHub {
     api: Octocrab,
+    /// Drafts are made and ended only there.
+    graphql: Octocrab,
     owner: String,
     repo: String,
     /// The setting that holds the token, for sentences.
@@ -49,6 +51,10 @@ struct Pull {
     state: String,
     #[serde(default)]
     merged_at: Option<String>,
+    #[serde(default)]
+    draft: bool,
+    #[serde(default)]
+    node_id: String,
     head: Head,
 }
 
@@ -135,30 +141,41 @@ impl GitHub {
             .timeout(Duration::from_secs(60))
             .build()
             .map_err(|e| unusable(e.to_string()))?;
-        let api = Octocrab::builder()
-            .base_uri(&*place.api_url)
-            .map_err(|_| unusable(format!("{} is not an address", place.api_url)))?
-            .personal_token(place.token)
-            .add_header(header::ACCEPT, "application/vnd.github+json".to_owned())
-            .build_with_reqwest(http)
-            .map_err(|e| unusable(last_cause(&e)))?;
-        Ok(Self { api, owner: place.owner, repo: place.repo, token_setting: place.token_setting })
+        let client = |base: &str| {
+            Octocrab::builder()
+                .base_uri(base)
+                .map_err(|_| unusable(format!("{base} is not an address")))?
+                .personal_token(place.token.clone())
+                .add_header(header::ACCEPT, "application/vnd.github+json".to_owned())
+                .build_with_reqwest(http.clone())
+                .map_err(|e| unusable(last_cause(&e)))
+        };
+        let (api, graphql) = (client(&place.api_url)?, client(&graphql_base(&place.api_url))?);
+        Ok(Self { api, graphql, owner: place.owner, repo: place.repo, token_setting: place.token_setting })
     }
 
-    /// Sends one request, once.
+    /// Sends one request about the repository, once.
     async fn once<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Value>) -> Result<T, Failed> {
-        let request = http::Request::builder().method(method).uri(format!("/repos/{}/{}{path}", self.owner, self.repo));
-        let request = self
-            .api
-            .build_request(request, body)
-            .map_err(|e| Failed::ForGood { why: last_cause(&e), exists: false })?;
+        self.send(&self.api, method, &format!("/repos/{}/{}{path}", self.owner, self.repo), body).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        api: &Octocrab,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, Failed> {
+        let request = http::Request::builder().method(method).uri(path);
+        let request =
+            api.build_request(request, body).map_err(|e| Failed::ForGood { why: last_cause(&e), exists: false })?;
         let unreachable = |e: octocrab::Error| Failed::ForNow {
             why: format!("GitHub cannot be reached ({})", last_cause(&e)),
             after: None,
         };
-        let answer = self.api.execute(request).await.map_err(unreachable)?;
+        let answer = api.execute(request).await.map_err(unreachable)?;
         let (status, headers) = (answer.status(), answer.headers().clone());
-        let text = self.api.body_to_string(answer).await.map_err(unreachable)?;
+        let text = api.body_to_string(answer).await.map_err(unreachable)?;
         if status.is_success() {
             return serde_json::from_str(&text)
                 .map_err(|e| Failed::ForGood { why: format!("GitHub's answer cannot be read ({e})"), exists: false });
@@ -224,6 +241,31 @@ impl GitHub {
         Ok(())
     }
 
+    /// Makes a pull request a draft, or ends that, by the one API that can.
+    async fn set_draft(&self, pull: &Pull, draft: bool) -> Result<(), Error> {
+        let mutation = if draft { "convertPullRequestToDraft" } else { "markPullRequestReadyForReview" };
+        let query = format!(
+            "mutation($id: ID!) {{ {mutation}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}"
+        );
+        let body = json!({ "query": query, "variables": { "id": pull.node_id } });
+        let mut tries = 1;
+        let answer: Value = loop {
+            match self.send(&self.graphql, Method::POST, "/graphql", Some(&body)).await {
+                Ok(answer) => break answer,
+                Err(failed) => self.wait("changing the pull request", failed, &mut tries).await?,
+            }
+        };
+        if answer["data"][mutation]["pullRequest"]["isDraft"] == json!(draft) {
+            return Ok(());
+        }
+        let said: Vec<&str> = answer["errors"].as_array().into_iter().flatten().filter_map(words).collect();
+        let said: String = said.join("; ").chars().take(500).collect();
+        Err(Error::Refused(format!(
+            "changing the pull request in {}/{}: GitHub refuses it ({said})",
+            self.owner, self.repo
+        )))
+    }
+
     fn body(spec: &PullRequestSpec) -> String {
         format!("{}\n\n{}", spec.body.trim_end(), marker(spec.run_id))
     }
@@ -250,7 +292,7 @@ impl Forge for GitHub {
         let mut tries = 1;
         loop {
             match self.find(spec).await? {
-                Some(found) if found.state == "open" => {
+                Some(found) if matches!(found.state.as_str(), "open" | "draft") => {
                     let change = json!({ "title": spec.title, "body": Self::body(spec) });
                     let path = format!("/pulls/{}", found.number);
                     let pull: Pull = self.ask("updating the pull request", Method::PATCH, &path, Some(&change)).await?;
@@ -270,11 +312,45 @@ impl Forge for GitHub {
             }
         }
     }
+
+    async fn edit(&self, pull_request: &codegen_store::PullRequest, edit: Edit) -> Result<PullRequest, Error> {
+        let path = format!("/pulls/{}", pull_request.number);
+        let doing = "changing the pull request";
+        let pull: Pull = match edit {
+            Edit::Open | Edit::Close => {
+                let state = if edit == Edit::Open { "open" } else { "closed" };
+                self.ask(doing, Method::PATCH, &path, Some(&json!({ "state": state }))).await?
+            }
+            Edit::Draft | Edit::ReadyForReview => {
+                let mut pull: Pull = self.ask(doing, Method::GET, &path, None).await?;
+                let draft = edit == Edit::Draft;
+                if pull.state != "open" {
+                    return Err(Error::Refused("the pull request is closed; open it first".to_owned()));
+                }
+                if pull.draft != draft {
+                    self.set_draft(&pull, draft).await?;
+                    pull.draft = draft;
+                }
+                pull
+            }
+        };
+        Ok(pull.into())
+    }
+}
+
+/// Where GraphQL is: beside `/api/v3` of a server of one's own, below the root of github.com's.
+fn graphql_base(api_url: &str) -> String {
+    let api_url = api_url.trim_end_matches('/');
+    api_url.strip_suffix("/v3").unwrap_or(api_url).to_owned()
 }
 
 impl From<Pull> for PullRequest {
     fn from(pull: Pull) -> Self {
-        let state = if pull.merged_at.is_some() { "merged".to_owned() } else { pull.state };
+        let state = match pull.merged_at {
+            Some(_) => "merged".to_owned(),
+            None if pull.draft && pull.state == "open" => "draft".to_owned(),
+            None => pull.state,
+        };
         Self { number: pull.number, url: pull.html_url, state }
     }
 }

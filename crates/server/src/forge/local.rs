@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use codegen_store::{NewPullRequest, Store};
 
-use super::{Error, Forge, PullRequest, PullRequestSpec};
+use super::{Edit, Error, Forge, PullRequest, PullRequestSpec};
 
 /// Pull requests of origins without a forge.
 pub struct Local {
@@ -42,6 +42,20 @@ impl Forge for Local {
             forge: self.name().to_owned(),
         };
         Ok(self.store.create_pull_request(spec.org_id, row, spec.now).await?.into())
+    }
+
+    async fn edit(&self, pull_request: &codegen_store::PullRequest, edit: Edit) -> Result<PullRequest, Error> {
+        let state = match (pull_request.state.as_str(), edit) {
+            ("merged", _) => return Err(Error::Refused("the pull request is merged, and stays so".to_owned())),
+            ("closed", Edit::Draft | Edit::ReadyForReview) => {
+                return Err(Error::Refused("the pull request is closed; open it first".to_owned()));
+            }
+            // A draft that is open stays a draft.
+            ("draft", Edit::Open) | (_, Edit::Draft) => "draft",
+            (_, Edit::Open | Edit::ReadyForReview) => "open",
+            (_, Edit::Close) => "closed",
+        };
+        Ok(self.store.set_pull_request_state(pull_request.org_id, pull_request.id, state).await?.into())
     }
 }
 

@@ -56,8 +56,21 @@ pub struct PullRequest {
     pub number: i64,
     /// Where people see it.
     pub url: String,
-    /// `open`, `closed`, `merged`.
+    /// `open`, `draft`, `closed`, `merged`.
     pub state: String,
+}
+
+/// What a person does to a pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// Opens it again.
+    Open,
+    /// Closes it unmerged.
+    Close,
+    /// Takes it back into work.
+    Draft,
+    /// Asks for its review.
+    ReadyForReview,
 }
 
 /// What a forge can do.
@@ -70,6 +83,8 @@ pub trait Forge: Send + Sync {
     /// Opens the run's pull request or brings the open one up to date; asked twice it does nothing more. One that a person
     /// closed is given back as it is.
     async fn open_or_update(&self, spec: &PullRequestSpec) -> Result<PullRequest, Error>;
+    /// Changes a pull request's state and gives it as it is then; asked twice it does nothing more.
+    async fn edit(&self, pull_request: &codegen_store::PullRequest, edit: Edit) -> Result<PullRequest, Error>;
 }
 
 /// The forge of an origin: GitHub where the origin is there and a token for it is set, else codegen's own.

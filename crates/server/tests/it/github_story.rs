@@ -445,3 +445,44 @@ async fn the_token_alone() {
 async fn execute(app: Arc<App>, run_id: i64) -> anyhow::Result<()> {
     worker::execute_one(app, run_id).await.map(drop)
 }
+
+#[tokio::test]
+async fn a_pull_request_is_closed_opened_and_made_a_draft_at_github_through_the_api() {
+    let scene = Scene::new().await;
+    let run = scene.mended().await;
+    let id = scene.app.store.pull_requests_of_run(run.org_id, run.id).await.unwrap()[0].id;
+    let (_, admin) = scene.app.store.first_org_and_admin().await.unwrap();
+    let token = "cgn_for_this_test";
+    scene.app.store.add_token(admin.id, "test", &crate::api::sha256(token), 0).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1/organizations/{}/prs/{id}", listener.local_addr().unwrap(), run.org_id);
+    let serving = tokio::spawn(codegen_server::serve(scene.app.clone(), listener));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let edit = async |state: &str| -> Value {
+        let asks = http.patch(&url).bearer_auth(token).json(&json!({ "state": state }));
+        asks.send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
+    };
+    for (asked, state) in [("closed", "closed"), ("open", "open")] {
+        let edited = edit(asked).await;
+        assert_eq!((&edited["success"], &edited["state"], &edited["number"]), (&json!(true), &json!(state), &json!(1)));
+        assert_eq!(scene.hub.pulls().await[0]["state"], json!(state));
+    }
+    // `emulate` has no GraphQL, which is where drafts are made.
+    let answer = |body| scene.hub.answer(1, &Method::POST, StatusCode::OK, &[], &body);
+    answer(json!({ "data": { "convertPullRequestToDraft": { "pullRequest": { "isDraft": true } } } }));
+    assert_eq!(edit("draft").await["state"], json!("draft"));
+    answer(json!({ "data": null, "errors": [{ "message": "Drafts are not for this plan" }] }));
+    let refused = edit("draft").await;
+    assert_eq!((&refused["success"], &refused["state"]), (&json!(false), &json!("draft")));
+    assert!(refused["error"].as_str().unwrap().contains("Drafts are not for this plan"), "{refused}");
+    scene.hub.answer(1, &Method::PATCH, StatusCode::NOT_FOUND, &[], &json!({ "message": "Not Found" }));
+    let refused = edit("closed").await;
+    assert!(refused["error"].as_str().unwrap().contains("no right"), "{refused}");
+    assert_eq!(
+        scene.app.store.pull_request(run.org_id, id).await.unwrap().state,
+        "draft",
+        "what failed changed nothing"
+    );
+    scene.app.shutdown.cancel();
+    serving.await.unwrap().unwrap();
+}

@@ -4,6 +4,7 @@
 mod api;
 mod audit;
 mod config;
+mod contract;
 mod engine;
 mod events;
 mod fake_model;
@@ -17,6 +18,7 @@ mod login;
 mod messages;
 mod oidc;
 mod org_data;
+mod operations;
 mod packs;
 mod panics;
 mod retention;

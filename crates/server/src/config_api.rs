@@ -1,0 +1,51 @@
+//! Settings of what the API offers: services whose tools runs may use.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::table::{Setting, plain};
+
+/// A service that people connect their accounts of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuthProvider {
+    /// Its word, as `linear`.
+    pub name: String,
+    /// Who signs.
+    pub issuer: String,
+    /// Where people agree.
+    pub authorization_endpoint: String,
+    /// Where codes are traded for tokens.
+    pub token_endpoint: String,
+    /// What is asked for.
+    #[serde(default)]
+    pub default_scopes: Option<Vec<String>>,
+    /// More that clients should know.
+    #[serde(default)]
+    pub meta: Option<Map<String, Value>>,
+}
+
+pub(super) const MCP_PROVIDERS: Setting = plain(
+    "mcp_providers",
+    "MCP servers that people connect their accounts of: a JSON list of objects with `name`, `issuer`, \
+     `authorization_endpoint`, `token_endpoint` and, where wanted, `default_scopes` and `meta`.",
+    "`[]`",
+    |c| Some(serde_json::json!(c.mcp_providers).to_string()),
+    |c, v| {
+        let providers: Vec<OAuthProvider> =
+            serde_json::from_str(v).map_err(|error| format!("must be a JSON list of providers: {error}"))?;
+        for (index, provider) in providers.iter().enumerate() {
+            for address in [&provider.issuer, &provider.authorization_endpoint, &provider.token_endpoint] {
+                let good = url::Url::parse(address).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+                if !good {
+                    return Err(format!("{address:?} of {:?} must be an http or https URL", provider.name));
+                }
+            }
+            if provider.name.is_empty() || providers[..index].iter().any(|earlier| earlier.name == provider.name) {
+                return Err(format!("the name {:?} must be there once", provider.name));
+            }
+        }
+        c.mcp_providers = providers;
+        Ok(())
+    },
+);
