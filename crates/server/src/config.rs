@@ -146,6 +146,10 @@ pub struct Config {
     pub keep: Keep,
     /// How people log in.
     pub log_in: LogIn,
+    /// Seconds that a connection may wait without a request.
+    pub idle_s: u64,
+    /// Seconds that a body may take.
+    pub body_s: u64,
     /// Services that people connect their accounts of.
     pub mcp_providers: Vec<OAuthProvider>,
     /// Keys and addresses of models.
@@ -236,6 +240,8 @@ impl Config {
             trace: TraceLimits::default(),
             keep: Keep::default(),
             log_in: LogIn::default(),
+            idle_s: 60,
+            body_s: 300,
             mcp_providers: Vec::new(),
             models: Keys::default(),
             origins: BTreeMap::new(),

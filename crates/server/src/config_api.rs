@@ -1,9 +1,9 @@
-//! Settings of what the API offers: services whose tools runs may use.
+//! Settings of the API: how long clients may keep it waiting, and services whose tools runs may use.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::table::{Setting, plain};
+use super::table::{Setting, above_zero, plain};
 
 /// A service that people connect their accounts of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,4 +48,20 @@ pub(super) const MCP_PROVIDERS: Setting = plain(
         c.mcp_providers = providers;
         Ok(())
     },
+);
+
+pub(super) const IDLE: Setting = plain(
+    "idle_s",
+    "Seconds after which a connection is closed that has sent no whole head of a request.",
+    "`60`",
+    |c| Some(c.idle_s.to_string()),
+    |c, v| above_zero(&mut c.idle_s, v),
+);
+
+pub(super) const BODY: Setting = plain(
+    "body_s",
+    "Seconds that a request's body may take; a slower one is refused.",
+    "`300`",
+    |c| Some(c.body_s.to_string()),
+    |c, v| above_zero(&mut c.body_s, v),
 );

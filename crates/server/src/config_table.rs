@@ -142,6 +142,8 @@ pub static SETTINGS: &[Setting] = &[
     log_in::DEFAULT_ROLE,
     log_in::ORG,
     log_in::DOMAINS,
+    offered::IDLE,
+    offered::BODY,
     offered::MCP_PROVIDERS,
     plain(
         "max_concurrent_runs",
@@ -463,7 +465,7 @@ fn put<T: FromStr>(slot: &mut T, text: &str, wrong: &str) -> Result<(), String> 
     Ok(())
 }
 
-fn above_zero(slot: &mut u64, text: &str) -> Result<(), String> {
+pub(super) fn above_zero(slot: &mut u64, text: &str) -> Result<(), String> {
     // The store keeps numbers as signed ones.
     let number = text.trim().parse().ok().filter(|n| (1..=i64::MAX as u64).contains(n));
     *slot = number.ok_or("must be a whole number above 0")?;

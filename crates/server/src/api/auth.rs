@@ -151,7 +151,7 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
         };
         let of_org = path.get("org_id").and_then(|id| id.parse().ok());
         limits::take(app, &parts.extensions, &caller, of_org, I::LIMIT).await?;
-        let bytes = if I::BODY > 0 { Some(read_body(body, &parts.headers, I::BODY).await?) } else { None };
+        let bytes = if I::BODY > 0 { Some(read_body(app, body, &parts.headers, I::BODY).await?) } else { None };
         let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
         let mut fields = Fields::new(app, path, parts.uri.query(), body);
         let org_id = if A::IN_ORG { I::org_id(&mut fields) } else { Some(0) };
@@ -193,7 +193,7 @@ impl<I: Input> FromRequest<Arc<App>> for Opened<I> {
         if parts.headers.contains_key(header::ORIGIN) || parts.headers.contains_key("sec-fetch-site") {
             session::check_origin(app, &parts.headers)?;
         }
-        let bytes = if I::BODY > 0 { Some(read_body(body, &parts.headers, I::BODY).await?) } else { None };
+        let bytes = if I::BODY > 0 { Some(read_body(app, body, &parts.headers, I::BODY).await?) } else { None };
         let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
         let mut fields = Fields::new(app, HashMap::new(), parts.uri.query(), body);
         let input = I::read(&mut fields);
@@ -294,7 +294,16 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-pub(super) async fn read_body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
+/// Reads a body, within a size and a time.
+pub(super) async fn read_body(app: &App, body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let time = Duration::from_secs(app.config.body_s);
+    tokio::time::timeout(time, read_in_time(body, headers, limit)).await.unwrap_or_else(|_| {
+        let sentence = format!("The body took longer than {} s.", time.as_secs());
+        Err(ApiError::Refused(StatusCode::REQUEST_TIMEOUT, sentence))
+    })
+}
+
+async fn read_in_time(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
     let too_large = || {
         let sentence = format!("The body is larger than {} MB.", limit >> 20);
         ApiError::Refused(StatusCode::PAYLOAD_TOO_LARGE, sentence)

@@ -1,4 +1,5 @@
-//! Connections: each is bounded in what may wait for a client that does not read, here and in the kernel.
+//! Connections: how many there may be, for how long one may say nothing, and what may wait for a client that does not read,
+//! here and in the kernel.
 
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,7 +16,11 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 
 use super::router;
 use crate::App;
@@ -31,16 +36,22 @@ const WAITING: usize = 64 << 10;
 const WAITING_IN_KERNEL: usize = 128 << 10;
 /// Where connections cannot be taken (too many open files), it is tried again after this.
 const REST: Duration = Duration::from_secs(1);
+/// Open files for everything else: the database, git, sandboxes.
+const RESERVED: u64 = 4096;
 
-/// Answers requests until the app's shutdown token is cancelled, and those under way for a while longer.
+/// Answers requests until the app's shutdown token is cancelled, and those under way for a while longer. A connection that
+/// sends no whole head of a request for as long as the setting `idle_s` says is closed.
 ///
 /// # Errors
 /// None so far.
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
-    let shutdown = app.shutdown.clone();
+    let (shutdown, idle) = (app.shutdown.clone(), Duration::from_secs(app.config.idle_s));
+    let most = usize::try_from(connections(raise_open_files())).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    let (free, mut told) = (Arc::new(Semaphore::new(most)), false);
     let service = TowerToHyperService::new(router(app));
     let mut http = http1::Builder::new();
-    http.max_buf_size(WAITING).timer(TokioTimer::new());
+    // The time of a head counts from the end of the answer before, too.
+    http.max_buf_size(WAITING).timer(TokioTimer::new()).header_read_timeout(idle);
     let graceful = GracefulShutdown::new();
     loop {
         let (stream, peer) = tokio::select! {
@@ -57,6 +68,14 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
                 }
             },
         };
+        // Whoever comes when all are taken is sent away at once, not kept waiting.
+        let Ok(permit) = free.clone().try_acquire_owned() else {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(most, "all {most} connections are taken; more are closed at once");
+            }
+            continue;
+        };
+        told &= free.available_permits() == 0;
         set_up(&stream);
         let service = service.clone();
         let answer = service_fn(move |mut request: Request<Incoming>| {
@@ -70,6 +89,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
                 // The client went away, or what it sent is no HTTP.
                 tracing::debug!(%error, "a connection ended");
             }
+            drop(permit);
         });
     }
     drop(listener);
@@ -89,4 +109,38 @@ fn set_up(stream: &TcpStream) {
 /// Whether it is about a connection that broke off before it was taken.
 fn is_of_one(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
+}
+
+/// Raises this process's limit of open files to what it may have, and says what it is now. Sandboxes are made by a process
+/// that was there before and keep theirs.
+fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return limit.current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        Ok(()) => limit.maximum,
+        Err(cause) => {
+            tracing::warn!(%cause, "raising the limit of open files");
+            limit.current
+        }
+    }
+}
+
+/// Connections that there is room for under a limit of open files.
+fn connections(descriptors: Option<u64>) -> u64 {
+    let Some(all) = descriptors else { return u64::MAX };
+    all - RESERVED.min(all / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections;
+
+    #[test]
+    fn a_quarter_of_the_descriptors_and_at_most_4096_are_kept_for_other_things() {
+        assert_eq!(connections(Some(1024)), 768);
+        assert_eq!(connections(Some(20_000)), 15_904);
+        assert_eq!(connections(None), u64::MAX);
+    }
 }

@@ -250,7 +250,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(body, &headers, BODY).await?;
+    let bytes = read_body(&app, body, &headers, BODY).await?;
     let mut fields = Fields::new(&app, HashMap::new(), None, Some((is_json(&headers), &bytes)));
     let token = fields.optional_text("token").flatten();
     let named = if token.is_none() { fields.text("name").zip(fields.text("password")) } else { None };

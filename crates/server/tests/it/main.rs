@@ -1,6 +1,7 @@
 //! Tests of the server from outside.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod abuse;
 mod api;
 mod audit;
 mod config;
