@@ -6,6 +6,7 @@ mod api;
 mod audit;
 mod config;
 mod contract;
+mod docs;
 mod engine;
 mod events;
 mod fake_model;
