@@ -186,11 +186,11 @@ async fn a_stop_ends_a_queued_run_asks_a_live_one_and_leaves_a_done_one() {
 async fn a_worker_whose_place_was_taken_claims_nothing_and_learns_of_it() {
     let fixture = Fixture::new().await;
     let run = fixture.queue("x").await;
-    fixture.store.register_worker("first", "http://a", 1).await.unwrap();
-    assert!(fixture.store.renew_worker("first", 2).await.unwrap());
-    fixture.store.register_worker("second", "http://a", 3).await.unwrap();
-    assert!(!fixture.store.renew_worker("first", 4).await.unwrap());
-    assert!(fixture.store.claim_run("first", 5).await.unwrap().is_none());
-    assert!(fixture.store.claim_run_by_id(run.id, "first", 5).await.unwrap().is_none());
-    assert_eq!(fixture.store.claim_run("second", 6).await.unwrap().unwrap().id, run.id);
+    fixture.store.register_worker("here-1", "http://a", 1).await.unwrap();
+    assert!(fixture.store.renew_worker("here-1", 2).await.unwrap());
+    fixture.store.register_worker("here-2", "http://a", 3).await.unwrap();
+    assert!(!fixture.store.renew_worker("here-1", 4).await.unwrap());
+    assert!(fixture.store.claim_run("here-1", 5).await.unwrap().is_none());
+    assert!(fixture.store.claim_run_by_id(run.id, "here-1", 5).await.unwrap().is_none());
+    assert_eq!(fixture.store.claim_run("here-2", 6).await.unwrap().unwrap().id, run.id);
 }

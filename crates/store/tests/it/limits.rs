@@ -30,7 +30,7 @@ async fn drain(stores: &[&Store], token_id: i64, now: i64) -> (i64, usize) {
 #[tokio::test]
 async fn two_servers_give_a_window_away_once_and_a_new_one_when_it_is_over() {
     let fixture = Fixture::new().await;
-    let beside = Store::open_beside(fixture.dir.path()).await.unwrap();
+    let beside = fixture.beside().await;
     let servers = [&fixture.store, &beside];
     let token = fixture.store.add_token(fixture.user.id, "one", "one", 1).await.unwrap().id;
     let other = fixture.store.add_token(fixture.user.id, "two", "two", 1).await.unwrap().id;
@@ -54,7 +54,7 @@ async fn two_servers_give_a_window_away_once_and_a_new_one_when_it_is_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn servers_that_ask_at_once_share_a_window_too() {
     let fixture = Fixture::new().await;
-    let beside = Store::open_beside(fixture.dir.path()).await.unwrap();
+    let beside = fixture.beside().await;
     let token = fixture.store.add_token(fixture.user.id, "one", "one", 1).await.unwrap().id;
     let mut asking = tokio::task::JoinSet::new();
     for n in 0..100 {
@@ -116,7 +116,8 @@ async fn ten_thousand_queued_runs_of_one_tenant_delay_another_by_no_more_than_on
     let (store, busy) = (&fixture.store, fixture.org.id);
     let small = store.create_org("Small", 1).await.unwrap().id;
     let mut queueing = tokio::task::JoinSet::new();
-    for _ in 0..10_000 {
+    // Each is a durable commit of its own on PostgreSQL; what is asked there is the order, not the depth.
+    for _ in 0..if fixture.url.is_some() { 300 } else { 10_000 } {
         let (store, new) = (store.clone(), fixture.asks("task"));
         queueing.spawn(async move { store.create_run(busy, new, 10).await.unwrap() });
     }

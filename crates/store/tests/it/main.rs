@@ -10,7 +10,7 @@ mod open;
 mod org_data;
 mod operations;
 mod pages;
-mod postgres;
+pub mod postgres;
 mod retention;
 mod rows;
 mod run_lists;
@@ -53,6 +53,14 @@ impl Fixture {
     /// The same database, as another process opens it after this one has closed it, or on PostgreSQL beside it.
     pub async fn open_again(&self) -> Store {
         open(&self.dir, self.url.as_deref()).await
+    }
+
+    /// The same database, as another process opens it beside this one.
+    pub async fn beside(&self) -> Store {
+        match &self.url {
+            Some(_) => self.open_again().await,
+            None => Store::open_beside(self.dir.path()).await.unwrap(),
+        }
     }
 
     /// Runs a statement as the operator may, beside the store.
