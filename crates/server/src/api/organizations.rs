@@ -118,8 +118,8 @@ impl Input for OrgChange {
             Some(Some(_)) => name(fields, "name").map(Some),
             other => other,
         };
-        let enable_pr_creation = fields.optional_bool("enable_pr_creation");
-        let enable_rules_detection = fields.optional_bool("enable_rules_detection");
+        let enable_pr_creation = fields.optional_flag("enable_pr_creation");
+        let enable_rules_detection = fields.optional_flag("enable_rules_detection");
         Some(Self {
             name: new_name?,
             enable_pr_creation: enable_pr_creation?,

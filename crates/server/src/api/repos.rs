@@ -163,7 +163,7 @@ impl Input for ChangedRepo {
         if default_branch.iter().flatten().any(|name| strange(name)) {
             fields.fail(&["body", "default_branch"], "value_error", "Value error, this is no name of a branch");
         }
-        let archived = fields.optional_bool("archived");
+        let archived = fields.optional_flag("archived");
         let change = RepoChange {
             name: new_name?,
             description: description?,
