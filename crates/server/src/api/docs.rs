@@ -10,8 +10,8 @@ use utoipa::{
 
 use super::{
     account, agent_runs, audit, changes, checks, claude_code, cli_rules, error, events, health, integrations, logs,
-    members, models, oidc, org_data, org_limits, organizations, pull_requests, repos, rules, run_edits, run_search, run_views,
-    session, setup, tokens, tools, trace, users, webhooks,
+    members, models, oidc, org_data, org_limits, organizations, pull_requests, repos, rules, run_edits, run_search,
+    run_views, session, setup, tokens, tools, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]

@@ -188,5 +188,5 @@ async fn change(app: &App, found: &PullRequest, edit: Edit) -> Result<PullReques
         return Err(forge::Error::Refused(why));
     }
     let changed = forge.edit(found, edit).await?;
-    Ok(app.store.set_pull_request_state(found.org_id, found.id, &changed.state).await?)
+    Ok(app.store.set_pull_request_state(found.org_id, found.id, &changed.state, app.now()).await?)
 }

@@ -55,7 +55,8 @@ impl Forge for Local {
             (_, Edit::Open | Edit::ReadyForReview) => "open",
             (_, Edit::Close) => "closed",
         };
-        Ok(self.store.set_pull_request_state(pull_request.org_id, pull_request.id, state).await?.into())
+        // The caller keeps the state in the row, which is all that there is here.
+        Ok(PullRequest { state: state.to_owned(), ..pull_request.clone().into() })
     }
 }
 
