@@ -3,7 +3,7 @@
 use crate::{
     Change, ChangeKind, Error, NewLog, Phase, Reason, Result, Run, Store,
     dialect::Tx,
-    log,
+    log, removal,
     runs::{append_status, end, full_run},
 };
 
@@ -157,14 +157,7 @@ async fn create(tx: &mut Tx, org_id: i64, user_id: i64, session_id: &str, now: i
         .bind(serde_json::json!({ "session_id": session_id }).to_string())
         .execute(&mut tx.conn)
         .await?;
-    sqlx::query(
-        "INSERT INTO run_counts (org_id, user_id, source_type, runs) VALUES ($1, $2, 'LOCAL', 1)
-         ON CONFLICT (org_id, user_id, source_type) DO UPDATE SET runs = run_counts.runs + 1",
-    )
-    .bind(org_id)
-    .bind(user_id)
-    .execute(&mut tx.conn)
-    .await?;
+    removal::count(tx, org_id, user_id, "LOCAL", run_id, 1).await?;
     sqlx::query("INSERT INTO claude_sessions (org_id, session_id, run_id) VALUES ($1, $2, $3)")
         .bind(org_id)
         .bind(session_id)

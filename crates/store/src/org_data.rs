@@ -65,6 +65,19 @@ const EXPORTED: &[(&str, &str)] = &[
          WHERE runs.org_id = $1 ORDER BY retention.run_id",
     ),
     ("pull_requests", "SELECT * FROM pull_requests WHERE org_id = $1 ORDER BY id"),
+    ("check_bans", "SELECT * FROM check_bans WHERE org_id = $1 ORDER BY run_id"),
+    (
+        "check_runs",
+        "SELECT check_runs.* FROM check_runs JOIN runs ON runs.id = check_runs.run_id
+         WHERE runs.org_id = $1 ORDER BY check_runs.run_id",
+    ),
+    (
+        "check_suite_settings",
+        "SELECT check_suite_settings.* FROM check_suite_settings JOIN repos ON repos.id = check_suite_settings.repo_id
+         WHERE repos.org_id = $1 ORDER BY repos.id",
+    ),
+    ("claude_sessions", "SELECT * FROM claude_sessions WHERE org_id = $1 ORDER BY run_id"),
+    ("oauth_tokens", "SELECT * FROM oauth_tokens WHERE org_id = $1 ORDER BY id"),
     ("rules", "SELECT * FROM rules WHERE org_id = $1 ORDER BY id"),
     (
         "webhook_endpoints",
@@ -93,6 +106,9 @@ const EXPORTED: &[(&str, &str)] = &[
 pub const OF_RUN: &[&str] = &[
     "DELETE FROM run_tags WHERE run_id = $1",
     "DELETE FROM search_state WHERE run_id = $1",
+    "DELETE FROM check_bans WHERE run_id = $1",
+    "DELETE FROM check_runs WHERE run_id = $1 OR opener_id = $1",
+    "DELETE FROM claude_sessions WHERE run_id = $1",
     "DELETE FROM log WHERE run_id = $1",
     "DELETE FROM blobs WHERE run_id = $1",
     "DELETE FROM effects WHERE run_id = $1",
@@ -115,6 +131,9 @@ const OF_ORG: &[&str] = &[
     "DELETE FROM org_limits WHERE org_id = $1",
     "DELETE FROM org_usage WHERE org_id = $1",
     "DELETE FROM user_turns WHERE org_id = $1",
+    "DELETE FROM oauth_tokens WHERE org_id = $1",
+    "DELETE FROM connect_tokens WHERE org_id = $1",
+    "DELETE FROM check_suite_settings WHERE repo_id IN (SELECT id FROM repos WHERE org_id = $1)",
     "DELETE FROM repos WHERE org_id = $1",
     "DELETE FROM members WHERE org_id = $1",
     "DELETE FROM users WHERE service_org_id = $1",
@@ -210,7 +229,11 @@ impl Store {
                     sqlx::query(sql).bind(org_id).execute(&mut tx.conn).await?;
                 }
                 for run_id in live_runs(tx, org_id).await? {
-                    runs::request_stop(tx, org_id, run_id, now).await?;
+                    match runs::request_stop(tx, org_id, run_id, now).await {
+                        // A session at its own machine is not stopped from here; it ends with the organization.
+                        Ok(_) | Err(Error::Conflict(_)) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 members::access_changed(tx, org_id);
                 Ok(())
