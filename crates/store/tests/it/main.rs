@@ -63,11 +63,16 @@ impl Fixture {
         }
     }
 
-    /// Runs a statement as the operator may, beside the store.
-    pub async fn execute(&self, sql: &'static str) -> Result<u64, sqlx::Error> {
+    /// A connection as the operator may have one, beside the store.
+    pub async fn connect(&self) -> Result<sqlx::AnyConnection, sqlx::Error> {
         sqlx::any::install_default_drivers();
         let file = format!("sqlite://{}", self.dir.path().join(codegen_store::DATABASE).display());
-        let mut conn = sqlx::AnyConnection::connect(self.url.as_ref().unwrap_or(&file)).await?;
+        sqlx::AnyConnection::connect(self.url.as_ref().unwrap_or(&file)).await
+    }
+
+    /// Runs a statement over one.
+    pub async fn execute(&self, sql: &'static str) -> Result<u64, sqlx::Error> {
+        let mut conn = self.connect().await?;
         Ok(sqlx::query(sql).execute(&mut conn).await?.rows_affected())
     }
 

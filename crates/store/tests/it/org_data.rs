@@ -1,6 +1,6 @@
 //! An organization as a whole.
 
-use codegen_store::{DATABASE, Error, NewInvitation, NewRepo, NewRun, NewToken, Role};
+use codegen_store::{Error, NewInvitation, NewRepo, NewRun, NewToken, Role};
 
 use crate::{Fixture, ada};
 
@@ -44,14 +44,15 @@ async fn an_organization_that_is_removed_leaves_no_row_in_any_table() {
     }
     assert!(parts > 2, "in small commits: {parts}");
 
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture.dir.path().join(DATABASE));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    let columns: Vec<(String, String)> = sqlx::query_as(
-        "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
+    let mut conn = fixture.connect().await.unwrap();
+    let sql = if fixture.url.is_some() {
+        "SELECT CAST(c.table_name AS TEXT), CAST(c.column_name AS TEXT) FROM information_schema.columns c
+         JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name
+         WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE'"
+    } else {
+        "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+    };
+    let columns: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap();
     let mut looked_at = 0;
     for (table, column) in columns {
         let is_gone = match column.as_str() {
@@ -61,7 +62,7 @@ async fn an_organization_that_is_removed_leaves_no_row_in_any_table() {
             _ => continue,
         };
         let sql = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table} WHERE {is_gone}"));
-        let left: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
+        let left: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
         assert_eq!(left, 0, "{table} still has rows where {is_gone}");
         looked_at += 1;
     }
