@@ -35,7 +35,7 @@ pub async fn keep(app: Arc<App>) {
                 Ok(Change { run_id, kind: ChangeKind::LogAppended, .. }) => {
                     grown.insert(run_id);
                 }
-                Ok(_) => {}
+                Ok(change) => missed |= change.kind == ChangeKind::Missed,
                 Err(tokio::sync::broadcast::error::TryRecvError::Lagged(_)) => missed = true,
                 Err(tokio::sync::broadcast::error::TryRecvError::Closed) => return,
                 Err(tokio::sync::broadcast::error::TryRecvError::Empty) => break,
@@ -49,7 +49,7 @@ pub async fn keep(app: Arc<App>) {
                     Ok(Change { run_id, kind: ChangeKind::LogAppended, .. }) => {
                         grown.insert(run_id);
                     }
-                    Ok(_) => {}
+                    Ok(change) => missed = change.kind == ChangeKind::Missed,
                     Err(RecvError::Lagged(_)) => missed = true,
                     Err(RecvError::Closed) => return,
                 },

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
-use codegen_store::{Phase, Role, Run};
+use codegen_store::{ChangeKind, Phase, Role, Run};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -140,7 +140,7 @@ async fn stop(app: &App, run: &Run) -> Result<(), ApiError> {
                 let sentence = "The run has not stopped yet; try again.";
                 return Err(ApiError::Refused(StatusCode::CONFLICT, sentence.to_owned()));
             }
-            Ok(Ok(change)) if change.run_id != run.id => continue,
+            Ok(Ok(change)) if change.run_id != run.id && change.kind != ChangeKind::Missed => continue,
             Ok(_) => {}
         }
         now = app.store.run(run.org_id, run.id).await.map_err(no_run)?;
