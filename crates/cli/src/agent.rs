@@ -129,7 +129,7 @@ pub async fn agent(args: Args) -> Result<()> {
         Some(Action::Unarchive) => edited(&client, &path, &json!({ "archived": false }), args.json).await,
         Some(Action::Tag { tags }) => edited(&client, &path, &json!({ "tags": tags }), args.json).await,
         Some(Action::Delete) => {
-            let answer = client.delete(&path).await?;
+            let answer = client.ask(reqwest::Method::DELETE, &path, None).await?;
             if args.json {
                 say!("{answer}")
             } else {

@@ -192,7 +192,7 @@ impl Renderer {
         self.clear(out)?;
         let line = fitted(line, self.width);
         self.state.is_passing = true;
-        write!(out, "{}", self.paint("2", &line))
+        write!(out, "{}", self.paint("2", line))
     }
 
     fn unpass(&mut self, out: &mut impl Write) -> std::io::Result<()> {

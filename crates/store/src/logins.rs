@@ -75,6 +75,7 @@ pub enum GivenRole {
 
 /// What came of a log-in at a provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one is made for a log-in, and moved once")]
 pub enum Entered {
     /// A session.
     In(User, Session),

@@ -124,11 +124,14 @@ const FRESH_MS: i64 = 2000;
 /// With more windows than this those that are over are forgotten.
 const MANY: usize = 10_000;
 
+/// When an organization's own limits were read, and what they were.
+type Read = (i64, Option<Arc<OwnLimits>>);
+
 /// The windows that this server answers from.
 #[derive(Default)]
 pub struct Limits {
     windows: Mutex<HashMap<(i64, Limit, RateKey), Arc<Window>>>,
-    own: Mutex<HashMap<i64, (i64, Option<Arc<OwnLimits>>)>>,
+    own: Mutex<HashMap<i64, Read>>,
     /// Requests of addresses.
     pub addresses: address::Ceiling,
 }

@@ -86,7 +86,8 @@ fn shape(doc: &Value, schema: &Value) -> Shape {
             return shape;
         }
     };
-    types.retain(|one| *one != "null" || std::mem::replace(&mut shape.null, true) && false);
+    shape.null |= types.contains(&"null");
+    types.retain(|one| *one != "null");
     for one in types {
         let mut kind = Kind::default();
         let words = schema.get("const").map(|word| vec![word.clone()]);

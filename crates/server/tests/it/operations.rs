@@ -128,7 +128,7 @@ async fn a_pull_request_that_codegen_keeps_is_edited_and_a_merged_one_says_no() 
     }
     let run = app.get(&format!("{O}/agent/run/{run_id}")).await.1;
     assert_eq!(run["github_pull_requests"][0]["state"], json!("open"));
-    app.app.store.set_pull_request_state(1, id, "merged").await.unwrap();
+    app.app.store.set_pull_request_state(1, id, "merged", app.app.now()).await.unwrap();
     let (status, refused) = send(&app, Method::PATCH, &doors[0], &json!({"state": "open"})).await;
     assert_eq!((status, &refused["success"], &refused["state"]), (200, &json!(false), &json!("merged")));
     assert!(refused["error"].as_str().unwrap().contains("merged"), "{refused}");

@@ -126,10 +126,11 @@ async fn a_session_s_statuses_come_in_any_order_and_its_words_become_prompt_and_
     assert_eq!(set(SessionStatus::Ended(Reason::Error)).await.status(), "ERROR");
     assert_eq!(set(SessionStatus::Active).await.status(), "ACTIVE");
     store.append_claude_session(org, "s", vec![entry("d")], None, None, 14).await.unwrap();
-    let (logs, total) = store.contract_logs(org, id, 0, 100, false).await.unwrap();
+    let (logs, total) = store.contract_logs(org, id, (0, i64::MAX), 0, 100, false).await.unwrap();
     let bodies: Vec<&str> = logs.iter().map(|log| &log.body[6..7]).collect();
     assert_eq!((bodies, total), (vec!["a", "b", "c", "d"], 4));
-    let (_, total) = store.runs(org, codegen_store::RunFilter::default(), 0, 10).await.unwrap();
+    let (_, total) =
+        store.runs(org, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 10).await.unwrap();
     assert_eq!(total, 1);
     let unknown = store.set_claude_session_status(org, "other", SessionStatus::Active, 15).await;
     assert!(matches!(unknown, Err(Error::NotFound)));
