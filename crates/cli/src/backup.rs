@@ -24,6 +24,10 @@ pub struct Args {
 /// Makes a backup. Settings and the key of the secrets are not in it.
 pub async fn backup(args: Args) -> Result<()> {
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
+    anyhow::ensure!(
+        config.database_url.is_none(),
+        "the database is PostgreSQL's: back it up with pg_dump; `codegen backup` is for the SQLite of a data directory"
+    );
     let made = backup::backup(&config.data_dir, &args.into, !args.without_mirrors, now()).await?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&made)?);
