@@ -77,6 +77,7 @@ const EXPORTED: &[(&str, &str)] = &[
          WHERE repos.org_id = $1 ORDER BY repos.id",
     ),
     ("claude_sessions", "SELECT * FROM claude_sessions WHERE org_id = $1 ORDER BY run_id"),
+    ("connect_tokens", "SELECT user_id, expires_at FROM connect_tokens WHERE org_id = $1 ORDER BY expires_at"),
     ("oauth_tokens", "SELECT * FROM oauth_tokens WHERE org_id = $1 ORDER BY id"),
     ("rules", "SELECT * FROM rules WHERE org_id = $1 ORDER BY id"),
     (

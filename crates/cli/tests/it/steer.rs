@@ -81,7 +81,7 @@ fn a_run_is_looked_at_stopped_continued_and_listed() {
         (vec!["--status", "complete"], 1),
         (vec!["--tag", "two words"], 1),
         (vec!["--tag", "weekly"], 0),
-        (vec!["--search", "early wait"], 1),
+        (vec!["--search", "early"], 1),
         (vec!["--search", "xylophone"], 0),
         (vec!["--since", "2020-01-01", "--until", "2100-01-01"], 1),
         (vec!["--until", "2020-01-01"], 0),

@@ -208,6 +208,16 @@ async fn everything(app: &TestApp, org_id: i64, token: &str, name: &str) -> BTre
     let account = id(&app.ask("POST", &format!("{org}/service-accounts"), token, json!({"name": "ci"})).await.1);
     let tokens = format!("{org}/service-accounts/{account}/tokens");
     let token_id = id(&app.ask("POST", &tokens, token, json!({"name": "t"})).await.1);
+    let rule = id(&app.ask("POST", &format!("{org}/rules"), token, json!({"text": "Be kind."})).await.1);
+    let hook = json!({"url": "https://example.com/hook", "enabled": false});
+    let hook = id(&app.ask("POST", &format!("{org}/webhooks"), token, hook).await.1);
+    let ping = app.ask("POST", &format!("{org}/webhooks/{hook}/ping"), token, json!(null)).await;
+    let delivery = ping.1["id"].as_i64().unwrap_or_else(|| panic!("{ping:?}"));
+    let logged_in = app.ask("POST", "/v1/session", token, json!({"token": token})).await;
+    assert!(logged_in.0 < 300, "{logged_in:?}");
+    let log_ins = app.ask("GET", "/v1/users/me/sessions", token, json!(null)).await.1;
+    let log_in =
+        log_ins["items"].as_array().and_then(|all| all[0]["id"].as_i64()).unwrap_or_else(|| panic!("{log_ins}"));
     let invitation = id(&app.ask("POST", &format!("{org}/invitations"), token, json!({})).await.1);
     [
         ("org_id", org_id),
@@ -219,6 +229,11 @@ async fn everything(app: &TestApp, org_id: i64, token: &str, name: &str) -> BTre
         ("service_account_id", account),
         ("token_id", token_id),
         ("invitation_id", invitation),
+        ("login_id", log_in),
+        ("rule_id", rule),
+        ("webhook_id", hook),
+        ("delivery_id", delivery),
+        ("sandbox_id", run),
         ("seq", 1),
     ]
     .map(|(name, id)| (name.to_owned(), id))
