@@ -103,10 +103,6 @@ export type NewRun = {
 	model?: string;
 	images?: string[];
 };
-/** Runs that have words somewhere in their prompts, results or logs. */
-export type FoundRuns = {
-	items: { run: { id: number; summary?: string | null }; matches: { seq: number; snippet: string }[] }[];
-};
 type Of = { organization_id: number; id: number };
 
 function query(values: Record<string, string | number | undefined>): string {
@@ -141,9 +137,6 @@ export const api = {
 	screen: (id: string | number) => get<RunScreen>(`/v1/runs/${id}`),
 	runs: (orgId: number, filter: Filter, before?: number) =>
 		get<RunViews>(`${org(orgId)}/agent/runs/views${query({ ...filter, before })}`),
-	search: (orgId: number, text: string) => get<FoundRuns>(`${org(orgId)}/agent/runs/search${query({ text })}`),
-	total: async (orgId: number, filter: Filter) =>
-		(await get<Items<unknown>>(`${org(orgId)}/agent/runs${query({ ...filter, limit: 1 })}`)).total,
 	changes: (orgId: number) => `${org(orgId)}/agent/runs/changes`,
 	view: (of: Of) => get<RunView>(`${run(of)}/view`),
 	entries: (of: Of, before: number, limit: number) =>
