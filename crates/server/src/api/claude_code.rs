@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use codegen_store::{Reason, SessionStatus};
+use codegen_store::{Reason, Run, SessionStatus};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -49,6 +49,12 @@ pub struct ClaudeSessionResponse {
     status: String,
     /// Where people watch it.
     web_url: String,
+}
+
+impl ClaudeSessionResponse {
+    fn new(app: &App, session_id: String, run: &Run) -> Self {
+        Self { agent_run_id: run.id, session_id, status: run.status().to_owned(), web_url: web_url(app, run.id) }
+    }
 }
 
 /// Where a session is.
@@ -136,12 +142,7 @@ pub async fn create(
 ) -> Result<Json<ClaudeSessionResponse>, ApiError> {
     let session_id = asked.input.session_id;
     let run = app.store.claude_session(asked.by.org_id, asked.by.member.user.id, &session_id, app.now()).await?;
-    Ok(Json(ClaudeSessionResponse {
-        agent_run_id: run.id,
-        session_id,
-        status: run.status().to_owned(),
-        web_url: web_url(&app, run.id),
-    }))
+    Ok(Json(ClaudeSessionResponse::new(&app, session_id, &run)))
 }
 
 /// Says where a session is; a later word replaces an earlier one.
@@ -157,12 +158,7 @@ pub async fn set_status(
     let SetStatus(session_id, status) = asked.input;
     let set = app.store.set_claude_session_status(asked.by.org_id, &session_id, status, app.now()).await;
     let run = set.map_err(no_session)?;
-    Ok(Json(ClaudeSessionResponse {
-        agent_run_id: run.id,
-        session_id,
-        status: run.status().to_owned(),
-        web_url: web_url(&app, run.id),
-    }))
+    Ok(Json(ClaudeSessionResponse::new(&app, session_id, &run)))
 }
 
 /// Tells a line of a session's transcript; lines are kept in the order in which they come.
