@@ -15,7 +15,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use reqwest::Method;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::api::{TOKEN, TestApp, answer, failure, failures};
+use crate::{
+    alone::in_a_process_of_its_own,
+    api::{TOKEN, TestApp, answer, failure, failures},
+};
 
 /// Never gets done, so the one run that the server's worker takes keeps it from taking more.
 struct Endless;
@@ -129,8 +132,15 @@ async fn a_viewer_that_loses_its_connection_again_and_again_sees_each_entry_once
     }
 }
 
+#[test]
+fn two_hundred_viewers_that_do_not_read_neither_slow_the_run_nor_fill_the_memory() {
+    // The memory of this one is every test's that runs in it.
+    in_a_process_of_its_own("events::two_hundred_viewers_alone");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_viewers_that_do_not_read_neither_slow_the_run_nor_fill_the_memory() {
+#[ignore = "the other half of the test above, which runs it in a process of its own"]
+async fn two_hundred_viewers_alone() {
     let watched = Watched::new().await;
     let big = "x".repeat(30_000);
     let pace = async || {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::{
+    alone::in_a_process_of_its_own,
     engine::engine,
     git_host::{commit_file, git},
     github::{Fault, GitHubLike, TOKEN},
@@ -387,13 +388,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn the_token_is_in_no_log_trace_argument_git_setting_or_error() {
-    // In a process of its own: what other tests log at the same time decides what is logged at all.
-    let alone = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "github_story::the_token_alone", "--nocapture"])
-        .output()
-        .unwrap();
-    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
-    assert!(String::from_utf8_lossy(&alone.stdout).contains("1 passed"));
+    // What other tests log at the same time decides what is logged at all.
+    in_a_process_of_its_own("github_story::the_token_alone");
 }
 
 #[tokio::test]
