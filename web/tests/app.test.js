@@ -186,9 +186,10 @@ describe('the web app', () => {
 		await page.keyboard.press('Escape');
 		await page.getByRole('dialog', { name: 'Keys' }).waitFor({ state: 'hidden' });
 		await page.keyboard.press('/');
-		await page.getByLabel('Find in these runs').fill('nothing is like this');
+		await page.keyboard.type('nothing is like this');
 		await page.getByText('No run fits.').waitFor();
-		await page.getByLabel('Find in these runs').fill('raise');
+		await page.keyboard.press('Control+a');
+		await page.keyboard.type('raise');
 		await page.keyboard.press('Escape');
 		await page.keyboard.press('j');
 		await page.keyboard.press('j');

@@ -16,7 +16,7 @@ export function press(event: KeyboardEvent) {
 		if (event.key === 'Escape') target.blur();
 		return;
 	}
-	if (target?.closest('dialog')) return;
+	if (target?.closest('dialog[open]')) return;
 	// Enter on a link or button is theirs.
 	if (event.key === 'Enter' && target?.closest('a, button, summary')) return;
 	const action = taken.find((mine) => event.key in mine)?.[event.key];
