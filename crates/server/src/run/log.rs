@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use codegen_agent::{Delta, Entry, Log, LogResult};
 use codegen_store::{Claim, LogRow, RunUpdate, failpoint};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::workspace::Turns;
@@ -145,25 +145,29 @@ impl RunLog {
     /// # Errors
     /// The store's.
     pub async fn note(&self, kind: &'static str, body: Value) -> Result<(), codegen_store::Error> {
-        self.note_soon(kind, body);
+        drop(self.note_soon(kind, body));
         self.settled().await
     }
 
     /// Appends an entry on which nothing is built, such as a stage, without waiting for the disk. What is appended after it
-    /// comes after it, and tells its error.
-    pub fn note_soon(&self, kind: &'static str, mut body: Value) {
+    /// comes after it, and tells its error. Who wants to know when it is there asks what this returns.
+    pub fn note_soon(&self, kind: &'static str, mut body: Value) -> oneshot::Receiver<()> {
         body["kind"] = kind.into();
         let contract = matches!(kind, "result" | "pull_request");
         let (store, claim, now) = (self.app.store.clone(), self.claim, self.app.now());
         let mut newest = self.on_its_way.lock().unwrap_or_else(PoisonError::into_inner);
         let before = newest.take();
+        let (there, told) = oneshot::channel();
         *newest = Some(tokio::spawn(async move {
             if let Some(before) = before {
                 landed(before).await?;
             }
             store.append_log(&claim, kind, &body.to_string(), contract, now).await?;
+            // Most do not ask.
+            there.send(()).ok();
             Ok(())
         }));
+        told
     }
 
     /// Waits until everything that was appended is durable.

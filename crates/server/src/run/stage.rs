@@ -30,7 +30,9 @@ pub(super) struct Stage {
 
 #[derive(Default)]
 struct Output {
-    /// Bytes after the last line break.
+    /// The trace has the stage's beginning, so what comes now is shown after it.
+    has_begun: bool,
+    /// Bytes after the last line break, and before the beginning all.
     waiting: Vec<u8>,
     last_line: String,
     /// The trace has not had it.
@@ -47,6 +49,9 @@ impl Stage {
     pub fn output(&self, bytes: &[u8]) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         output.waiting.extend_from_slice(bytes);
+        if !output.has_begun {
+            return;
+        }
         let end = match output.waiting.iter().rposition(|b| matches!(b, b'\n' | b'\r')) {
             Some(end) => end + 1,
             None if output.waiting.len() > MOST_WAITING => output.waiting.len(),
@@ -71,17 +76,28 @@ impl Stage {
     pub async fn run<T>(&self, log: &RunLog, work: impl Future<Output = Result<T>>) -> Result<T> {
         let (began, started_at) = (Instant::now(), jiff::Timestamp::now().to_string());
         let mut work = pin!(work);
-        log.note_soon("stage", json!({ "name": self.name, "state": "started", "started_at": started_at }));
+        let mut begun =
+            log.note_soon("stage", json!({ "name": self.name, "state": "started", "started_at": started_at }));
+        let mut has_begun = false;
         let done = loop {
             tokio::select! {
                 biased;
                 done = &mut work => break done,
+                // Where it could not be written, the next entry says so.
+                _ = &mut begun, if !has_begun => {
+                    has_begun = true;
+                    self.begin();
+                }
                 () = tokio::time::sleep(TELL) => if let Some(line) = self.new_line() {
                     let body = json!({ "name": self.name, "state": "running", "started_at": started_at, "ms": ms(began), "last_line": line });
-                    log.note_soon("stage", body);
+                    drop(log.note_soon("stage", body));
                 }
             }
         };
+        if !has_begun && self.has_waiting() {
+            // As above.
+            begun.await.ok();
+        }
         self.show_rest();
         let (state, detail) = match &done {
             Ok(_) => ("done", None),
@@ -95,8 +111,18 @@ impl Stage {
         if !last_line.is_empty() {
             body["last_line"] = Value::from(last_line);
         }
-        log.note_soon("stage", body);
+        drop(log.note_soon("stage", body));
         done
+    }
+
+    /// Shows what came before the trace had the beginning.
+    fn begin(&self) {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).has_begun = true;
+        self.output(&[]);
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.output.lock().unwrap_or_else(PoisonError::into_inner).waiting.is_empty()
     }
 
     fn show_rest(&self) {
