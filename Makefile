@@ -45,8 +45,12 @@ release: ## One executable with everything inside: target/release/codegen
 
 bench: release ## Measure start, latency, overhead and memory
 	@python3 bench/first_slice.py target/release/codegen
+	@python3 bench/big_repository.py target/release/codegen
 	@CODEGEN_BINARY=target/release/codegen node bench/first_screen.js
 	cargo run --release --quiet --package codegen-sandbox --example sandbox_bench
+	cargo build --release --quiet --package codegen-server --example sse_load
+	@python3 bench/sse.py
+	@python3 bench/thousand.py
 
 bench-api: release ## Measure the API with 1,000,000 runs beside a FastAPI server
 	@python3 bench/api/bench.py target/release/codegen
