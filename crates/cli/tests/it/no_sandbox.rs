@@ -13,19 +13,24 @@ use crate::{
     server::Server,
 };
 
-/// The same command where the kernel gives no user namespaces.
-fn refused(command: &Command) -> Command {
-    let mut refused = Command::new("unshare");
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
-    refused.args(["-Ur", "sh", "-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+/// The same command, started by a shell after `first`.
+fn after(first: &str, mut shell: Command, command: &Command) -> Command {
+    shell.args(["-c", &format!("{first} && exec \"$@\""), "sh"]).arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {
-            Some(value) => refused.env(key, value),
-            None => refused.env_remove(key),
+            Some(value) => shell.env(key, value),
+            None => shell.env_remove(key),
         };
     }
-    refused.current_dir(command.get_current_dir().unwrap());
-    refused
+    shell.current_dir(command.get_current_dir().unwrap());
+    shell
+}
+
+/// The same command where the kernel gives no user namespaces.
+fn refused(command: &Command) -> Command {
+    let mut shell = Command::new("unshare");
+    shell.args(["-Ur", "sh"]);
+    after("echo 0 > /proc/sys/user/max_user_namespaces", shell, command)
 }
 
 fn run_refused(fixture: &Fixture, args: &[&str]) -> Output {
@@ -89,6 +94,16 @@ fn doctor_runs_a_command_in_a_sandbox_and_leaves_nothing() {
     assert_eq!(host["isolated"], output.status.success(), "{host}");
     assert_eq!(host["isolated"], true, "these tests need a host that allows user namespaces: {host}");
     assert!(!fixture.dir.path().join("no").exists());
+}
+
+#[test]
+fn a_caller_with_a_closed_umask_gets_a_sandbox_that_its_users_can_enter() {
+    let fixture = Fixture::new();
+    let script = fixture.mending();
+    let mut command = fixture.codegen();
+    command.args(["run", "Mend it.", "--script"]).arg(script);
+    let output = after("umask 077", Command::new("sh"), &command).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 #[test]

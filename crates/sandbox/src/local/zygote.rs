@@ -129,6 +129,8 @@ fn serve(socket: &OwnedFd) {
     sys::ignore_signal(libc::SIGCHLD); // supervisors outlive their zygote; the kernel reaps them
     sys::ignore_signal(libc::SIGPIPE);
     sys::ignore_signal(libc::SIGINT);
+    // Under a closed one, as a unit of systemd may have, a sandbox's users could not enter what is made for them.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     std::env::set_current_dir("/").ok(); // holding the caller's folder would only keep it from being unmounted
     sys::close_others(&[socket.as_raw_fd()]);
     if let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
