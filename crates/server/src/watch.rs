@@ -296,10 +296,12 @@ impl Drop for Viewer {
 }
 
 /// Reads what is new of one run and hands it out, until the last viewer leaves or the server goes down.
-async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut head: i64) {
+async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, head: i64) {
+    // Whether the log ends with a status as far as it was read outlasts a look that found no more, or failed.
+    let mut read = Read { head, ends: false };
     let (mut next_live, mut next_frame) = (Instant::now(), Instant::now());
     loop {
-        let after = head;
+        let after = read.head;
         let mut text = String::new();
         let mut ended = None;
         let (mut is_live, mut is_over) = (false, shutdown.is_cancelled());
@@ -310,7 +312,7 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
                     is_live = true;
                 }
                 News::Left => is_over = true,
-                News::Grown => match grown(&watch, &store, &mut head, &mut text).await {
+                News::Grown => match grown(&watch, &store, &mut read, &mut text).await {
                     Ok(end) => ended = end,
                     Err(codegen_store::Error::Closed) => is_over = true,
                     Err(error) => {
@@ -326,7 +328,7 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
         if !text.is_empty() || is_end {
             // No viewer is fine: the last one is just leaving.
             let viewers =
-                watch.frames.send(Frame { after, last: head, bytes: text.into(), is_end }).unwrap_or_default();
+                watch.frames.send(Frame { after, last: read.head, bytes: text.into(), is_end }).unwrap_or_default();
             next_frame = Instant::now() + DELIVERY * u32::try_from(viewers).unwrap_or(u32::MAX);
         }
         if is_over {
@@ -341,7 +343,8 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
             () = sleep(HEARTBEAT) => {
                 // Another process may have died before it told of what it wrote.
                 watch.tell(News::Grown);
-                watch.frames.send(Frame { after: head, last: head, bytes: Bytes::from_static(b": still here\n\n"), is_end: false }).ok();
+                let bytes = Bytes::from_static(b": still here\n\n");
+                watch.frames.send(Frame { after: read.head, last: read.head, bytes, is_end: false }).ok();
             }
         }
         tokio::select! {
@@ -359,26 +362,32 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, mut 
     }
 }
 
-/// Adds the entries after `head`; gives the last event where the run has ended with them.
+/// How far a log was read.
+struct Read {
+    /// Its newest entry.
+    head: i64,
+    /// Whether that is a status, with which a run can end.
+    ends: bool,
+}
+
+/// Adds the entries after what was read; gives the last event where the run has ended with them.
 async fn grown(
     watch: &Watch,
     store: &Store,
-    head: &mut i64,
+    read: &mut Read,
     text: &mut String,
 ) -> Result<Option<String>, codegen_store::Error> {
-    let mut ends = false;
     loop {
-        let rows = store.log_page(watch.run_id, *head, PAGE_BYTES).await?;
+        let rows = store.log_page(watch.run_id, read.head, PAGE_BYTES).await?;
         let Some(last) = rows.last() else { break };
-        ends = last.kind == "status";
-        *head = last.seq;
+        *read = Read { head: last.seq, ends: last.kind == "status" };
         text.extend(rows.iter().map(entry));
     }
-    if !ends {
+    if !read.ends {
         return Ok(None);
     }
     let run = store.run_by_id(watch.run_id).await?;
-    Ok((run.phase == Phase::Done && run.log_seq <= *head).then(|| end(&run)))
+    Ok((run.phase == Phase::Done && run.log_seq <= read.head).then(|| end(&run)))
 }
 
 /// Tells watched runs of what was committed.
@@ -407,4 +416,32 @@ fn entry(row: &LogRow) -> String {
 
 fn end(run: &Run) -> String {
     format!("event: end\ndata: {}\n\n", json!({ "kind": "end", "status": run.status(), "result": run.result }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use codegen_store::{NewRun, NewUser, Reason};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_ended_before_the_news_were_read_ends_though_words_stand_between_the_news() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
+        store.register_worker("here", "", 1).await.unwrap();
+        let run = store.create_run(org.id, NewRun { user_id: user.id, ..NewRun::default() }, 1).await.unwrap();
+        let claim = store.claim_run_by_id(run.id, "here", 1).await.unwrap().unwrap().claim();
+        store.finish_run(&claim, Reason::Complete, "done", None, 1).await.unwrap();
+
+        let (frames, mut viewer) = broadcast::channel(RING);
+        let watch = Arc::new(Watch { run_id: run.id, frames, news: Mutex::default(), wake: Notify::new() });
+        watch.tell(News::Grown);
+        watch.live("text", &json!({}));
+        watch.tell(News::Grown);
+        let feeding = tokio::spawn(feed(watch, store, CancellationToken::new(), 0));
+        assert!(viewer.recv().await.unwrap().is_end);
+        feeding.abort();
+    }
 }
