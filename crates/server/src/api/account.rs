@@ -75,6 +75,7 @@ pub struct PasswordInput {
     /// As it is.
     current_password: String,
     /// 12 to 256 characters.
+    #[schema(min_length = 12, max_length = 256)]
     password: String,
 }
 

@@ -13,7 +13,8 @@ use super::{
     auth::{Asked, InOrg},
     body::{Fields, Input, USUAL, WITH_IMAGES},
     error::{ApiError, Refusal, Refusals},
-    idempotency, images,
+    idempotency::{self, KeyHeader},
+    images,
     limits::Limit,
     page::{Page, Paging, time},
     run_edits,
@@ -326,7 +327,7 @@ impl Input for StopAgentRunInput {
 
 /// Queues a run; the work goes on by itself.
 #[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run", tag = "agents",
-    operation_id = "create_agent_run_v1_organizations__org_id__agent_run_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
+    operation_id = "create_agent_run_v1_organizations__org_id__agent_run_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = CreateAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 402, description = "Payment Required", body = Refusal),
@@ -398,7 +399,7 @@ pub async fn list_alias(
 
 /// Continues a run with a follow-up; a live one gets it at its next step.
 #[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run/resume", tag = "agents",
-    operation_id = "resume_agent_run_v1_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
+    operation_id = "resume_agent_run_v1_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
@@ -413,7 +414,7 @@ pub async fn resume(
 
 /// The same under `/v1/beta`.
 #[utoipa::path(post, path = "/v1/beta/organizations/{org_id}/agent/run/resume", tag = "agents",
-    operation_id = "resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
+    operation_id = "resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
@@ -423,7 +424,7 @@ pub async fn resume_beta(app: State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRu
 
 /// Stops a run; its work is kept.
 #[utoipa::path(post, path = "/v1/organizations/{org_id}/agent/run/stop", tag = "agents",
-    operation_id = "stop_agent_run_v1_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
+    operation_id = "stop_agent_run_v1_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = StopAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
@@ -433,7 +434,7 @@ pub async fn stop(State(app): State<Arc<App>>, asked: Asked<InOrg, StopAgentRunI
 
 /// The same under `/v1/beta`.
 #[utoipa::path(post, path = "/v1/beta/organizations/{org_id}/agent/run/stop", tag = "agents",
-    operation_id = "stop_agent_run_v1_beta_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path), ("Idempotency-Key" = Option<String>, Header)),
+    operation_id = "stop_agent_run_v1_beta_organizations__org_id__agent_run_stop_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = StopAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]

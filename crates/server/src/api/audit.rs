@@ -93,11 +93,11 @@ pub struct AuditQuery {
     /// Only those of this thing: `repo:5`.
     #[param(required = false)]
     target: Option<String>,
-    /// Not older than this time, ISO 8601.
-    #[param(required = false)]
+    /// Not older than this time, ISO 8601; without a time of day its day's beginning in UTC.
+    #[param(required = false, format = DateTime)]
     since: Option<String>,
     /// Older than this time.
-    #[param(required = false)]
+    #[param(required = false, format = DateTime)]
     until: Option<String>,
 }
 
@@ -114,21 +114,10 @@ pub struct Before {
     limit: i64,
 }
 
-fn query_time(fields: &mut Fields<'_>, key: &str) -> Option<Option<i64>> {
-    let Some(text) = fields.query_text(key) else { return Some(None) };
-    match text.parse::<jiff::Timestamp>() {
-        Ok(time) => Some(Some(time.as_millisecond())),
-        Err(_) => {
-            fields.fail(&["query", key], "datetime_from_date_parsing", "Input should be a valid datetime with a zone");
-            None
-        }
-    }
-}
-
 impl Input for AuditFilter {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let user_id = fields.query_int("user_id");
-        let (since, until) = (query_time(fields, "since"), query_time(fields, "until"));
+        let (since, until) = (fields.query_time("since"), fields.query_time("until"));
         Some(Self {
             user_id: user_id?,
             action: fields.query_text("action"),

@@ -148,7 +148,7 @@ impl<'a> Fields<'a> {
 
     /// An optional time of the query, ISO 8601; without a time of day its day's beginning in UTC. In unix milliseconds.
     pub fn query_time(&mut self, key: &str) -> Option<Option<i64>> {
-        let Some(text) = self.query_text(key) else { return Some(None) };
+        let Some(text) = self.raw_query(key).map(str::to_owned) else { return Some(None) };
         // A plus sign that was not escaped has become a blank.
         let zoned = text.replace(' ', "+").parse::<jiff::Timestamp>();
         let day = || Some(text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp());
@@ -164,6 +164,11 @@ impl<'a> Fields<'a> {
         let skip = self.query_int("skip").and_then(|skip| self.within("skip", skip.unwrap_or(0), 0, i64::MAX));
         let limit = self.query_int("limit").and_then(|limit| self.within("limit", limit.unwrap_or(100), 1, 100));
         Some(super::page::Paging { skip: skip?, limit: limit? })
+    }
+
+    /// What stands in the query.
+    pub(super) fn raw_query(&self, key: &str) -> Option<&str> {
+        self.query.get(key).map(String::as_str)
     }
 
     /// An optional text of the query.

@@ -23,16 +23,14 @@ impl Fields<'_> {
 
     /// A text of the query that must be there, with at least a character.
     pub fn query_needed_text(&mut self, key: &str) -> Option<String> {
-        let text = self.query_text(key);
-        match &text {
-            None => self.fail(&["query", key], "missing", "Field required"),
-            Some(text) if text.contains('\0') => {
-                self.fail(&["query", key], "value_error", "Value error, a text has no NUL character");
-                return None;
-            }
-            Some(_) => {}
-        }
-        text
+        let (word, msg) = match self.raw_query(key) {
+            None => ("missing", "Field required"),
+            Some("") => ("string_too_short", "String should have at least 1 character"),
+            Some(text) if text.contains('\0') => ("value_error", "Value error, a text has no NUL character"),
+            Some(text) => return Some(text.to_owned()),
+        };
+        self.fail(&["query", key], word, msg);
+        None
     }
 
     /// A text in the path of visible ASCII characters.

@@ -12,6 +12,7 @@ use axum::{
 };
 use codegen_store::{Answer, Answered, Ask, RequestKey};
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use super::{
     agent_runs::{no_run, response, shown},
@@ -26,6 +27,16 @@ const HEADER: &str = "idempotency-key";
 const REPLAYED: &str = "idempotent-replayed";
 /// Characters of a key.
 const LONGEST: usize = 255;
+
+/// Under which key.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "documentation")]
+pub struct KeyHeader {
+    /// Visible ASCII characters. The same request sent again under it has no second effect and gets the first answer.
+    #[param(rename = "Idempotency-Key", required = false, min_length = 1, max_length = 255, pattern = "^[!-~]*$")]
+    key: Option<String>,
+}
 
 /// The request's key, if it has one; a bad one is a failure of the request.
 pub fn read(

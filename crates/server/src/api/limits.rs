@@ -96,8 +96,10 @@ impl Limit {
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// So many requests
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
     pub requests: i64,
     /// in so many seconds.
+    #[schema(minimum = 1, maximum = 86_400)]
     pub seconds: i64,
 }
 

@@ -284,6 +284,7 @@ pub struct JoinInput {
     /// What is after the `#` of the link.
     invitation: String,
     /// What others see.
+    #[schema(min_length = 1, max_length = 200, pattern = "\\S")]
     name: String,
     /// An address.
     email: Option<String>,
@@ -368,6 +369,7 @@ impl From<Member> for ServiceAccountResponse {
 #[derive(ToSchema)]
 pub struct NewServiceAccountInput {
     /// What it is for.
+    #[schema(min_length = 1, max_length = 200, pattern = "\\S")]
     name: String,
     /// What it may do.
     #[schema(value_type = Option<RoleName>)]

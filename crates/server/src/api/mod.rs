@@ -64,6 +64,7 @@ mod trace;
 mod transcript;
 mod users;
 mod webhooks;
+mod words;
 
 pub use connections::serve;
 pub use docs::openapi;

@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 
 use super::{
     address::Address,
-    error::{ApiError, Refusals},
+    error::{ApiError, Refusal, Refusals},
     session::{attempt, cookie, cookie_name, is_secure, new_session, set_cookie},
 };
 use crate::{
@@ -77,7 +77,8 @@ fn redirect(to: &str, cookies: Vec<HeaderValue>) -> Result<Response, ApiError> {
 
 /// Sends the browser to the OpenID provider.
 #[utoipa::path(get, path = "/v1/session/oidc", tag = "web", operation_id = "begin_oidc", security(()), params(Next),
-    responses((status = 303, description = "To the provider, or to the log-in page where it is away"), Refusals))]
+    responses((status = 303, description = "To the provider, or to the log-in page where it is away"),
+        (status = 404, description = "None is set up", body = Refusal), Refusals))]
 pub async fn begin(State(app): State<Arc<App>>, Query(next): Query<Next>) -> Result<Response, ApiError> {
     match provider(&app)?.begin(local(next.next)).await {
         Ok((url, pending)) => {
@@ -92,7 +93,8 @@ pub async fn begin(State(app): State<Arc<App>>, Query(next): Query<Next>) -> Res
 #[utoipa::path(get, path = "/v1/session/oidc/callback", tag = "web", operation_id = "end_oidc", security(()),
     params(("code" = Option<String>, Query), ("state" = Option<String>, Query), ("iss" = Option<String>, Query),
         ("error" = Option<String>, Query)),
-    responses((status = 303, description = "Into the app, or to the log-in page with the reason"), Refusals))]
+    responses((status = 303, description = "Into the app, or to the log-in page with the reason"),
+        (status = 404, description = "None is set up", body = Refusal), Refusals))]
 pub async fn callback(
     State(app): State<Arc<App>>,
     address: Address,

@@ -122,6 +122,7 @@ async fn write_archive(store: &Store, data_dir: &Path, org_id: i64, now: i64) ->
 #[allow(dead_code, reason = "documentation")]
 pub struct ConfirmQuery {
     /// The organization's name, so that no slip of a number deletes another.
+    #[param(min_length = 1)]
     name: String,
 }
 
@@ -132,11 +133,7 @@ impl Input for Confirm {
     const LIMIT: Limit = Limit::Write;
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let name = fields.query_text("name");
-        if name.is_none() {
-            fields.fail(&["query", "name"], "missing", "Field required");
-        }
-        Some(Self(name?))
+        Some(Self(fields.query_needed_text("name")?))
     }
 }
 

@@ -26,10 +26,13 @@ pub struct LimitsResponse {
     /// Runs made in a month; null sets no limit.
     runs_per_month: Option<i64>,
     /// US dollars spent in a month.
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
     cost_per_month: Option<f64>,
     /// Runs at once; others wait, with 0 all of them.
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
     concurrent_runs: Option<i64>,
     /// Runs at once of each user.
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
     concurrent_runs_per_user: Option<i64>,
     /// Requests of each token by kind: the organization's own, else the server's.
     rate_limits: BTreeMap<&'static str, RateLimit>,
@@ -52,6 +55,7 @@ pub struct Used {
 #[derive(ToSchema)]
 pub struct LimitsInput {
     /// Runs made in a month.
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
     runs_per_month: Option<i64>,
     /// US dollars spent in a month.
     cost_per_month: Option<f64>,

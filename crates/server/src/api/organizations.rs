@@ -63,6 +63,7 @@ pub async fn list(
 /// An organization to make.
 #[derive(ToSchema)]
 pub struct NewOrganizationInput {
+    #[schema(min_length = 1, max_length = 200, pattern = "\\S")]
     name: String,
 }
 
@@ -102,6 +103,7 @@ pub async fn get(
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "documentation")]
 pub struct OrganizationChangeInput {
+    #[schema(min_length = 1, max_length = 200, pattern = "\\S")]
     name: Option<String>,
     /// Push branches and open pull requests.
     enable_pr_creation: Option<bool>,

@@ -127,6 +127,7 @@ impl Input for PutSetupCommands {
 #[allow(dead_code, reason = "documentation")]
 pub struct RepoChangeInput {
     /// What people call it.
+    #[schema(min_length = 1, max_length = 200, pattern = "\\S")]
     name: Option<String>,
     description: Option<String>,
     /// The branch that runs start from.

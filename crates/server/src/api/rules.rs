@@ -18,6 +18,8 @@ use crate::App;
 
 /// Bytes of a body: a rule in any spelling of JSON.
 const BODY: usize = 256 << 10;
+/// Places that rules can be given; one without comes after the last.
+const FURTHEST: i64 = 1_000_000_000;
 /// Characters of a rule.
 const LONGEST: usize = 10_000;
 
@@ -51,8 +53,10 @@ impl From<Rule> for RuleResponse {
 #[allow(dead_code, reason = "documentation")]
 pub struct RuleInput {
     /// At most 10,000 characters.
+    #[schema(min_length = 1, max_length = 10_000, pattern = r"\S")]
     text: String,
     /// Without one it comes last.
+    #[schema(minimum = -1_000_000_000, maximum = 1_000_000_000)]
     position: Option<i64>,
     /// Whether it is followed.
     enabled: Option<bool>,
@@ -62,7 +66,9 @@ pub struct RuleInput {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "documentation")]
 pub struct RuleChangeInput {
+    #[schema(min_length = 1, max_length = 10_000, pattern = r"\S")]
     text: Option<String>,
+    #[schema(minimum = -1_000_000_000, maximum = 1_000_000_000)]
     position: Option<i64>,
     enabled: Option<bool>,
 }
@@ -76,7 +82,7 @@ fn change(fields: &mut Fields<'_>, text: Option<Option<String>>) -> Option<RuleC
             fields.fail(&["body", "text"], "string_too_long", sentence);
         }
     }
-    let position = fields.optional_int("position");
+    let position = fields.optional_int_within("position", -FURTHEST, FURTHEST);
     let enabled = fields.optional_flag("enabled");
     Some(RuleChange { text: text?, position: position?, enabled: enabled? })
 }

@@ -45,12 +45,19 @@ pub fn tags(fields: &mut Fields<'_>) -> Option<Vec<String>> {
     (!failed).then_some(tags)
 }
 
+/// A word on a run: at most 64 characters, no blank at its ends, no control character.
+#[derive(ToSchema)]
+#[schema(pattern = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]{0,62}[^\s\x00-\x1f\x7f-\x9f])?$")]
+#[allow(dead_code, reason = "documentation")]
+pub struct Tag(String);
+
 /// What to change of a run. What is absent or null stays.
 #[derive(ToSchema)]
 pub struct EditAgentRunInput {
     /// Leave it out of lists, or take it back.
     archived: Option<bool>,
     /// Words on it, all of them.
+    #[schema(value_type = Option<Vec<Tag>>, max_items = 20)]
     tags: Option<Vec<String>>,
     #[schema(ignore)]
     run_id: i64,

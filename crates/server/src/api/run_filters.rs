@@ -7,6 +7,7 @@ use super::{
     agent_runs::{ApiAgentRunSourceType, SOURCES},
     body::{Fields, Input},
     page::Paging,
+    words,
 };
 
 /// Words of the contract.
@@ -34,7 +35,7 @@ pub struct RunsQuery {
     #[param(nullable, required = false)]
     source_type: Option<ApiAgentRunSourceType>,
     /// Only those of this status.
-    #[param(required = false)]
+    #[param(required = false, schema_with = words::run_status)]
     status: Option<String>,
     /// Only those in this repository.
     #[param(required = false)]
@@ -42,11 +43,11 @@ pub struct RunsQuery {
     /// Only those with this tag.
     #[param(required = false)]
     tag: Option<String>,
-    /// Only those made at this time (ISO 8601) or later.
-    #[param(required = false)]
+    /// Only those made at this time (ISO 8601; a day alone is its beginning in UTC) or later.
+    #[param(required = false, format = DateTime)]
     since: Option<String>,
     /// Only those made before this time.
-    #[param(required = false)]
+    #[param(required = false, format = DateTime)]
     until: Option<String>,
     /// Only those whose prompt, log or result has these words.
     #[param(required = false)]

@@ -23,6 +23,7 @@ const LONGEST: usize = 500;
 #[allow(dead_code, reason = "documentation")]
 pub struct SearchQuery {
     /// Words, each of which the run must have; between quotation marks, side by side.
+    #[param(min_length = 1, max_length = 500)]
     text: String,
     /// Only runs older than this one.
     #[param(required = false)]
@@ -41,15 +42,11 @@ pub struct Search {
 
 impl Input for Search {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let text = fields.query_text("text");
-        match &text {
-            None => fields.fail(&["query", "text"], "missing", "Field required"),
-            Some(text) if text.chars().count() > LONGEST || text.contains('\0') => {
-                let msg = format!("String should have at most {LONGEST} characters");
-                fields.fail(&["query", "text"], "string_too_long", msg);
-                return None;
-            }
-            Some(_) => {}
+        let text = fields.query_needed_text("text");
+        if text.as_ref().is_some_and(|text| text.chars().count() > LONGEST) {
+            let msg = format!("String should have at most {LONGEST} characters");
+            fields.fail(&["query", "text"], "string_too_long", msg);
+            return None;
         }
         let before = fields.query_int("before");
         let limit = fields.query_within("limit", 20, 1, 100);

@@ -104,6 +104,7 @@ pub struct AnalyzeLogsResponse {
 #[derive(ToSchema)]
 pub struct AnalyzeSandboxLogsInput {
     /// The set-up logs of a sandbox.
+    #[schema(min_length = 1, pattern = r"\S")]
     logs: String,
 }
 

@@ -14,6 +14,7 @@ use super::{
     limits::Limit,
     page::{Page, Paging, time},
     rights::Scope,
+    words,
 };
 use crate::{App, token};
 
@@ -63,9 +64,10 @@ pub struct NewTokenResponse {
 #[derive(ToSchema)]
 pub struct NewTokenInput {
     /// What it is for.
+    #[schema(min_length = 1, max_length = 200, pattern = "\\S")]
     name: String,
     /// What it may do, else all that the one who makes it may: `runs:read`, `runs:write`, `repos:read`, ...
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(schema_with = words::scopes, required = false)]
     scopes: Vec<String>,
     /// When it expires, else never.
     #[schema(minimum = 1, maximum = 3650)]

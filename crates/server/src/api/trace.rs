@@ -125,6 +125,7 @@ impl Input for One {
 #[allow(dead_code, reason = "documentation")]
 pub struct SearchQuery {
     /// Text, in either case.
+    #[param(min_length = 1)]
     text: String,
 }
 
@@ -139,10 +140,7 @@ impl Input for Search {
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let run_id = fields.path_id("agent_run_id");
-        let text = fields.query_text("text");
-        if text.is_none() {
-            fields.fail(&["query", "text"], "missing", "Field required");
-        }
+        let text = fields.query_needed_text("text");
         Some(Self { run_id: run_id?, text: text? })
     }
 }

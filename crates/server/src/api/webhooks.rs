@@ -7,7 +7,7 @@ use codegen_store::{Delivery, EVENTS, Endpoint, EndpointChange};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde_json::json;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     auth::{Asked, Manager},
@@ -15,6 +15,7 @@ use super::{
     error::{ApiError, Refusal, Refusals},
     limits::Limit,
     page::{Page, Paging, time},
+    words,
 };
 use crate::{App, webhooks};
 
@@ -79,7 +80,7 @@ pub struct DeliveryResponse {
     id: i64,
     event: String,
     agent_run_id: Option<i64>,
-    /// `pending`, `delivered` or `failed`.
+    #[schema(schema_with = words::delivery_state)]
     state: String,
     /// Tries so far.
     attempts: i64,
@@ -92,6 +93,16 @@ pub struct DeliveryResponse {
     answer: Option<DeliveryAnswer>,
     /// Why the last try failed.
     error: Option<String>,
+}
+
+/// Which deliveries.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documentation")]
+pub struct DeliveriesQuery {
+    /// Only those that are so far.
+    #[param(required = false, schema_with = words::delivery_state)]
+    state: Option<String>,
 }
 
 /// What is sent.
@@ -146,6 +157,7 @@ pub struct WebhookInput {
     /// For people.
     description: Option<String>,
     /// Which events; none for all.
+    #[schema(schema_with = words::events)]
     events: Option<Vec<String>>,
     /// Whether anything is sent.
     enabled: Option<bool>,
@@ -158,6 +170,7 @@ pub struct WebhookChange {
     #[schema(format = "uri")]
     url: Option<String>,
     description: Option<String>,
+    #[schema(schema_with = words::events)]
     events: Option<Vec<String>>,
     /// Turned on, an endpoint that the server turned off begins anew; what waited is sent.
     enabled: Option<bool>,
@@ -272,7 +285,7 @@ pub struct Deliveries(i64, Option<String>, Paging);
 impl Input for Deliveries {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let id = fields.path_id("webhook_id");
-        let state = fields.query_word("state", &["pending", "delivered", "failed"]);
+        let state = fields.query_word("state", &words::DELIVERY_STATES);
         let paging = fields.page();
         Some(Self(id?, state?, paging?))
     }
@@ -431,7 +444,7 @@ pub async fn rotate(
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/webhooks/{webhook_id}/deliveries", tag = "webhooks",
     operation_id = "list_deliveries",
     params(("org_id" = i64, Path), ("webhook_id" = i64, Path),
-        ("state" = Option<String>, Query, description = "`pending`, `delivered` or `failed`"), Paging),
+        DeliveriesQuery, Paging),
     responses((status = 200, description = "Successful Response", body = Page<DeliveryResponse>),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn deliveries(

@@ -29,6 +29,7 @@ mod rights;
 mod rules;
 mod run_story;
 mod runs_api;
+mod schemathesis;
 mod secrets;
 mod stages;
 mod stop;
