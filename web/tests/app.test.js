@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { accessible, browser, logIn, serve } from './server.js';
+import { accessible, browser, logIn, serve, shiftOf } from './server.js';
 
 const SCRIPT = [
 	{
@@ -94,12 +94,7 @@ describe('the web app', () => {
 		await page.locator('datalist#branches option[value=main]').waitFor({ state: 'attached' });
 		await page.getByLabel('Start from branch').fill('main');
 		await accessible(page, 'new run');
-		await page.evaluate(() => {
-			/** @type {any} */ (window).shift = 0;
-			new PerformanceObserver((list) => {
-				for (const entry of /** @type {any[]} */ (list.getEntries())) if (!entry.hadRecentInput) /** @type {any} */ (window).shift += entry.value;
-			}).observe({ type: 'layout-shift' });
-		});
+		const shift = await shiftOf(page);
 		await page.keyboard.press('Tab');
 		await page.getByRole('button', { name: 'Start run' }).click();
 
@@ -114,7 +109,7 @@ describe('the web app', () => {
 		const edit = feed.getByRole('group', { name: 'Changed lines' });
 		assert.match(await edit.innerText(), /-\s*PRICE = 10\s*\+\s*PRICE = 12\s*\+\s*TAX = 2/);
 		assert.equal(await page.locator('aside .step').first().innerText().then((text) => text.split('\n')[0]), 'fetch');
-		assert.ok((await page.evaluate(() => /** @type {any} */ (window).shift)) < 0.1, 'the page shifts while it streams');
+		assert.ok((await shift()) < 0.1, 'the page shifts while it streams');
 		await accessible(page, 'a live run');
 		await feed.getByRole('button', { name: /earlier lines|before this|whole output/ }).click();
 		await feed.getByText(/number 100\n/).waitFor();

@@ -51,13 +51,29 @@ export async function serve(replies, { files = {}, env = {} } = {}) {
 		return response.json();
 	}
 	const { items } = await call('GET', '/v1/organizations');
+	const org = `/v1/organizations/${items[0].id}`;
 	return {
 		url,
 		token,
 		dir,
 		origin,
 		call,
-		org: `/v1/organizations/${items[0].id}`,
+		org,
+		/** Waits until a run has ended. @param {number} id */
+		async ended(id) {
+			// The stream of a run ends with it.
+			const events = await fetch(`${url}${org}/agent/run/${id}/events`, { headers: { authorization: `Bearer ${token}` } });
+			await events.text();
+		},
+		/** Waits until the search, which is filled after the logs, finds words in so many runs. @param {string} text @param {number} runs */
+		async found(text, runs) {
+			for (let tries = 0; tries < 100; tries++) {
+				const { items } = await call('GET', `${org}/agent/runs/search?text=${encodeURIComponent(text)}`);
+				if (items.length === runs) return;
+				await new Promise((resolve) => setTimeout(resolve, 100));
+			}
+			throw new Error(`"${text}" is not found in ${runs} runs`);
+		},
 		async stop() {
 			child.kill('SIGTERM');
 			await exited;
@@ -100,6 +116,17 @@ export async function logIn(page, server) {
 	await page.getByLabel('API token').fill(server.token);
 	await page.getByRole('button', { name: 'Log in' }).click();
 	await page.getByRole('heading', { name: 'Runs', exact: true }).waitFor({ state: 'attached' });
+}
+
+/** Begins to measure how much a page shifts by itself. @param {import('playwright-core').Page} page */
+export async function shiftOf(page) {
+	await page.evaluate(() => {
+		/** @type {any} */ (window).shift = 0;
+		new PerformanceObserver((list) => {
+			for (const entry of /** @type {any[]} */ (list.getEntries())) if (!entry.hadRecentInput) /** @type {any} */ (window).shift += entry.value;
+		}).observe({ type: 'layout-shift' });
+	});
+	return () => page.evaluate(() => /** @type {any} */ (window).shift);
 }
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');

@@ -2,6 +2,7 @@
 
 import type {
 	BranchesResponse,
+	FoundRuns,
 	InvitationResponse,
 	JoinedResponse,
 	LoggedOut,
@@ -44,14 +45,20 @@ function sentence(body: unknown, status: number): string {
 	return `The server answered with status ${status}.`;
 }
 
-async function call<T>(method: string, path: string, body?: unknown, more: Record<string, string> = {}): Promise<T> {
+async function call<T>(
+	method: string,
+	path: string,
+	body?: unknown,
+	more: Record<string, string> = {},
+	signal?: AbortSignal
+): Promise<T> {
 	const headers: Record<string, string> = { accept: 'application/json', ...more };
 	if (body !== undefined) headers['content-type'] = 'application/json';
 	let response: Response;
 	try {
 		const early = method === 'GET' ? window.early?.[path] : undefined;
 		if (early) delete window.early?.[path];
-		response = await (early ?? fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) }));
+		response = await (early ?? fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) }));
 	} catch {
 		throw new Refused(0, 'The server cannot be reached.');
 	}
@@ -90,12 +97,12 @@ async function once<T>(path: string, body: unknown): Promise<T> {
 	}
 }
 
-const get = <T>(path: string) => call<T>('GET', path);
+const get = <T>(path: string, signal?: AbortSignal) => call<T>('GET', path, undefined, {}, signal);
 const org = (id: number) => `/v1/organizations/${id}`;
 const run = (of: { organization_id: number; id: number }) => `${org(of.organization_id)}/agent/run/${of.id}`;
 type Items<T> = { items: T[]; total: number };
 
-export type Filter = { status?: string; repo_id?: string; user_id?: string; source_type?: string };
+export type Filter = { status?: string; repo_id?: string; user_id?: string; source_type?: string; text?: string };
 export type NewRun = {
 	prompt: string;
 	repo_id?: number;
@@ -135,8 +142,10 @@ export const api = {
 		call<WelcomeResponse>('POST', '/v1/invitations/join', { invitation, name, email }),
 	models: () => get<ModelsResponse>('/v1/models'),
 	screen: (id: string | number) => get<RunScreen>(`/v1/runs/${id}`),
-	runs: (orgId: number, filter: Filter, before?: number) =>
-		get<RunViews>(`${org(orgId)}/agent/runs/views${query({ ...filter, before })}`),
+	runs: (orgId: number, filter: Filter, before?: number, signal?: AbortSignal) =>
+		get<RunViews>(`${org(orgId)}/agent/runs/views${query({ ...filter, before })}`, signal),
+	search: (orgId: number, text: string, before?: number, signal?: AbortSignal) =>
+		get<FoundRuns>(`${org(orgId)}/agent/runs/search${query({ text, before, limit: 50 })}`, signal),
 	changes: (orgId: number) => `${org(orgId)}/agent/runs/changes`,
 	view: (of: Of) => get<RunView>(`${run(of)}/view`),
 	entries: (of: Of, before: number, limit: number) =>

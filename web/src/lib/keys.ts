@@ -13,7 +13,10 @@ export function press(event: KeyboardEvent) {
 	if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
 	const target = event.target instanceof HTMLElement ? event.target : undefined;
 	if (target?.closest('input, textarea, select, [contenteditable]')) {
-		if (event.key === 'Escape') target.blur();
+		if (event.key !== 'Escape' || target.closest('dialog')) return;
+		// A browser would empty the field, and with it the results that the person goes to.
+		event.preventDefault();
+		target.blur();
 		return;
 	}
 	if (target?.closest('dialog[open]')) return;
@@ -28,12 +31,13 @@ export function press(event: KeyboardEvent) {
 export const KEYS: [string, string][] = [
 	['j / k', 'Next and previous run, or entry of a trace'],
 	['Enter', 'Open the run; unfold or fold the entry'],
-	['/', 'Find in this page'],
+	['/', 'Find in runs, or in this page'],
 	['n / N', 'Next and previous match in a trace'],
 	['g / G', 'First and last entry of a trace'],
 	['t / d', 'Trace, changes'],
 	['f', 'Write a follow-up'],
 	['c', 'Start a new run'],
 	['h', 'All runs'],
+	['Esc', 'Leave a field; show all runs again'],
 	['?', 'These keys']
 ];
