@@ -285,6 +285,7 @@ describe('the web app', () => {
 			body: JSON.stringify({ prompt: 'Do harm.' })
 		});
 		assert.equal(foreign.status, 403);
+		await page.getByRole('link', { name: 'Account' }).click();
 		await page.getByRole('button', { name: 'Log out' }).click();
 		await page.getByLabel('API token').waitFor();
 		await page.goto(server.url + '/runs/1');

@@ -162,11 +162,12 @@ describe('log-in', () => {
 		await other.getByRole('button', { name: 'Join' }).click();
 		await other.getByText('You are in.').waitFor();
 		await other.getByRole('link', { name: 'Go on' }).click();
-		await other.getByRole('link', { name: 'Account' }).click();
+		await other.getByRole('link', { name: 'Settings' }).click();
+		await other.getByRole('link', { name: 'Tokens' }).click();
 		await other.getByLabel('What the token is for').fill('ci');
 		await other.getByLabel('What it may do').selectOption('Reading runs');
 		await other.getByRole('button', { name: 'Make a token' }).click();
-		const token = await other.getByRole('status').locator('code').innerText();
+		const token = await other.getByRole('status').filter({ hasText: 'not shown again' }).locator('code').innerText();
 		const asks = () => fetch(`${server.url}${server.org}/agent/runs`, { headers: { authorization: `Bearer ${token}` } });
 		assert.equal((await asks()).status, 200);
 		await other.getByRole('button', { name: 'Revoke ci' }).click();

@@ -1,7 +1,9 @@
 // The server, as pages talk to it.
 
 import type {
+	AuditEntries,
 	BranchesResponse,
+	DeliveryResponse,
 	FoundRuns,
 	InvitationResponse,
 	JoinedResponse,
@@ -13,6 +15,7 @@ import type {
 	NewTokenResponse,
 	PullRequestResponse,
 	RepoResponse,
+	RuleResponse,
 	RunScreen,
 	RunView,
 	RunViews,
@@ -20,6 +23,7 @@ import type {
 	TokenResponse,
 	TraceEntries,
 	UserResponse,
+	WebhookResponse,
 	AgentRunResponse,
 	WelcomeResponse
 } from './api-types';
@@ -28,7 +32,9 @@ import type {
 export class Refused extends Error {
 	constructor(
 		readonly status: number,
-		message: string
+		message: string,
+		/** Seconds until it is worth another try, where the server says so. */
+		readonly wait?: number
 	) {
 		super(message);
 	}
@@ -65,7 +71,10 @@ async function call<T>(
 	if (response.status === 204) return undefined as T;
 	const answer: unknown = await response.json().catch(() => undefined);
 	if (response.status === 401 && path !== '/v1/session') throw new Refused(401, 'Your log-in has ended: log in again.');
-	if (!response.ok) throw new Refused(response.status, sentence(answer, response.status));
+	if (!response.ok) {
+		const wait = Number(response.headers.get('retry-after')) || undefined;
+		throw new Refused(response.status, sentence(answer, response.status), wait);
+	}
 	return answer as T;
 }
 
@@ -111,6 +120,11 @@ export type NewRun = {
 	images?: string[];
 };
 type Of = { organization_id: number; id: number };
+/** Which list of rules: the organization's, one's own, or that of a repository. */
+export type RuleList = 'rules' | 'my-rules' | `repos/${number}/rules`;
+export type RuleChange = { text?: string; position?: number; enabled?: boolean };
+export type WebhookChange = { url?: string; description?: string; events?: string[]; enabled?: boolean };
+export type AuditFilter = { user_id?: string; action?: string; target?: string };
 
 function query(values: Record<string, string | number | undefined>): string {
 	const pairs = Object.entries(values).filter(([, value]) => value !== undefined && value !== '');
@@ -169,6 +183,27 @@ export const api = {
 	setup: (orgId: number, id: number) => get<{ setup_commands: string }>(`${org(orgId)}/repos/${id}/setup-commands`),
 	putSetup: (orgId: number, id: number, setup_commands: string) =>
 		call<{ setup_commands: string }>('PUT', `${org(orgId)}/repos/${id}/setup-commands`, { setup_commands }),
+	rules: (orgId: number, list: RuleList) => get<Items<RuleResponse>>(`${org(orgId)}/${list}`),
+	addRule: (orgId: number, list: RuleList, text: string) => call<RuleResponse>('POST', `${org(orgId)}/${list}`, { text }),
+	changeRule: (orgId: number, list: RuleList, id: number, change: RuleChange) =>
+		call<RuleResponse>('PATCH', `${org(orgId)}/${list}/${id}`, change),
+	removeRule: (orgId: number, list: RuleList, id: number) => call<RuleResponse>('DELETE', `${org(orgId)}/${list}/${id}`),
+	webhooks: (orgId: number) => get<Items<WebhookResponse>>(`${org(orgId)}/webhooks`),
+	webhook: (orgId: number, id: string | number) => get<WebhookResponse>(`${org(orgId)}/webhooks/${id}`),
+	addWebhook: (orgId: number, webhook: WebhookChange) => call<WebhookResponse>('POST', `${org(orgId)}/webhooks`, webhook),
+	changeWebhook: (orgId: number, id: number, change: WebhookChange) =>
+		call<WebhookResponse>('PATCH', `${org(orgId)}/webhooks/${id}`, change),
+	removeWebhook: (orgId: number, id: number) => call<WebhookResponse>('DELETE', `${org(orgId)}/webhooks/${id}`),
+	ping: (orgId: number, id: number) => call<DeliveryResponse>('POST', `${org(orgId)}/webhooks/${id}/ping`),
+	rotate: (orgId: number, id: number, overlap_hours: number) =>
+		call<WebhookResponse>('POST', `${org(orgId)}/webhooks/${id}/rotate`, { overlap_hours }),
+	deliveries: (orgId: number, id: string | number, state: string, limit: number) =>
+		get<Items<DeliveryResponse>>(`${org(orgId)}/webhooks/${id}/deliveries${query({ state, limit })}`),
+	replay: (orgId: number, webhook: number, id: number) =>
+		call<DeliveryResponse>('POST', `${org(orgId)}/webhooks/${webhook}/deliveries/${id}/replay`),
+	audit: (orgId: number, filter: AuditFilter, before?: number) =>
+		get<AuditEntries>(`${org(orgId)}/audit-log${query({ ...filter, before })}`),
+	auditExport: (orgId: number, filter: AuditFilter) => `${org(orgId)}/audit-log/export${query(filter)}`,
 	users: (orgId: number) => get<Items<UserResponse>>(`${org(orgId)}/users`),
 	pull: (orgId: number, id: string) => get<PullRequestResponse>(`${org(orgId)}/prs/${id}`)
 };

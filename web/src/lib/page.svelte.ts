@@ -2,7 +2,7 @@
 
 import { redirect } from '@sveltejs/kit';
 import { Refused } from './api';
-import type { SessionResponse } from './api-types';
+import type { SessionOrganization, SessionResponse } from './api-types';
 
 export const now = $state({ ms: Date.now() });
 
@@ -47,6 +47,20 @@ export function chosenOrg(session: SessionResponse): number {
 }
 
 export const chooseOrg = (id: number) => remember('org', String(id));
+
+const ROLES = ['MEMBER', 'MANAGER', 'ADMIN'];
+/** Whether a role includes another. */
+export const atLeast = (role: string | null | undefined, least: 'MANAGER' | 'ADMIN') =>
+	ROLES.indexOf(role ?? '') >= ROLES.indexOf(least);
+
+/** Who is logged in, and the organization that is looked at; who is not logs in, and comes back. */
+export async function atHome(parent: () => Promise<{ session?: SessionResponse }>, url: URL) {
+	const { session } = await parent();
+	if (!session) redirect(307, `/login?next=${encodeURIComponent(url.pathname + url.search)}`);
+	const none: SessionOrganization = { id: 0, name: 'No organization' };
+	const org = session.organizations.find((one) => one.id === chosenOrg(session)) ?? none;
+	return { session, org };
+}
 
 /** What a load function does about a refusal: who is not logged in logs in and comes back. */
 export function refused(error: unknown, url: URL): never {

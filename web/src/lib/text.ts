@@ -65,6 +65,12 @@ export function ago(time: string | number, now: number): string {
 	return new Date(time).toISOString().slice(0, 10);
 }
 
+/** How long ago, within a sentence. */
+export function since(time: string | number, now: number): string {
+	const word = ago(time, now);
+	return word === 'now' ? 'just now' : /^\d{4}-/.test(word) ? `on ${word}` : `${word} ago`;
+}
+
 export function clock(at: number): string {
 	return new Date(at).toTimeString().slice(0, 8);
 }

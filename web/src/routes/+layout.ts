@@ -13,7 +13,7 @@ export const load: LayoutLoad = async ({ depends, untrack, url }) => {
 		return { session: await api.session() };
 	} catch (error) {
 		// The page's own request finds the same, and sends the person to log in.
-		if (error instanceof Refused) return { session: undefined };
+		if (error instanceof Refused && error.status === 401) return { session: undefined };
 		throw error;
 	}
 };

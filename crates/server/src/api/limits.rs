@@ -39,7 +39,7 @@ pub enum Limit {
     Rules,
     /// All other changes together.
     Write,
-    /// What the pages of a person's open tabs ask for.
+    /// What the pages of a person's open tabs ask for, and all that a log-in reads.
     View,
     /// Lines of a session at a person's own machine, each a request that is never sent again.
     SessionLog,
@@ -267,6 +267,8 @@ pub async fn take(
         return Ok(());
     }
     let limits = &app.requests.limits;
+    // A page reads several things at once and again after each change, at the pace of the person.
+    let limit = if limit == Limit::Read && caller.session.is_some() { Limit::View } else { limit };
     let rate = match org_id {
         Some(org_id) => limits.rate(app, org_id, caller, limit).await?,
         None => limit.usual(),

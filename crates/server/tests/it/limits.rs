@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{TOKEN, TestApp, answer, failure, failures},
     fake_model::{Answer, FakeModel},
+    login::cookie,
     run_story::{Scene, result},
 };
 
@@ -95,6 +96,18 @@ async fn a_restarted_server_goes_on_with_the_window_that_it_left() {
     let body = json!({"prompt": "Hello"});
     let response = send(&app, Method::POST, "/v1/organizations/1/agent/run", TOKEN, Some(&body)).await;
     assert_eq!(response.status(), 429);
+}
+
+#[tokio::test]
+async fn what_a_page_reads_counts_as_its_views_and_not_as_a_programs_reads() {
+    let app = TestApp::at(Clock::standing_at(START), &[ON]).await;
+    let log_in = app.asks(Method::POST, "/v1/session", None).json(&json!({"token": TOKEN}));
+    let cookie = cookie(&log_in.send().await.unwrap());
+    for path in ["/v1/organizations/1/repos", "/v1/organizations/1/rules", "/v1/organizations/1/agent/runs/views"] {
+        let response = app.page_asks(Method::GET, path, &cookie, None).await;
+        assert_eq!((response.status().as_u16(), standing(&response).0), (200, 600), "{path}");
+    }
+    assert_eq!(standing(&send(&app, Method::GET, "/v1/organizations/1/repos", TOKEN, None).await).1, 59);
 }
 
 #[tokio::test]

@@ -1,15 +1,12 @@
 import { api } from '$lib/api';
-import { chosenOrg, refused } from '$lib/page.svelte';
-import { redirect } from '@sveltejs/kit';
+import { atHome, refused } from '$lib/page.svelte';
 import type { PageLoad } from './$types';
 
 export const load: PageLoad = async ({ parent, url }) => {
-	const { session } = await parent();
-	if (!session) redirect(307, `/login?next=${encodeURIComponent(url.pathname + url.search)}`);
-	const org = chosenOrg(session);
+	const { org } = await atHome(parent, url);
 	try {
-		const [repos, models] = await Promise.all([api.repos(org), api.models()]);
-		return { org, repos: repos.items, models };
+		const [repos, models] = await Promise.all([api.repos(org.id), api.models()]);
+		return { org: org.id, repos: repos.items, models };
 	} catch (error) {
 		refused(error, url);
 	}

@@ -1,15 +1,11 @@
 import { api } from '$lib/api';
-import { chosenOrg, refused } from '$lib/page.svelte';
-import { redirect } from '@sveltejs/kit';
+import { atHome, atLeast, refused } from '$lib/page.svelte';
 import type { PageLoad } from './$types';
 
 export const load: PageLoad = async ({ parent, url }) => {
-	const { session } = await parent();
-	if (!session) redirect(307, `/login?next=${encodeURIComponent(url.pathname)}`);
-	const org = chosenOrg(session);
-	const role = session.organizations.find((one) => one.id === org)?.role;
+	const { org } = await atHome(parent, url);
 	try {
-		return { org, mayChange: role === 'ADMIN' || role === 'MANAGER', repos: (await api.repos(org)).items };
+		return { org: org.id, mayChange: atLeast(org.role, 'MANAGER'), repos: (await api.repos(org.id)).items };
 	} catch (error) {
 		refused(error, url);
 	}

@@ -1,11 +1,9 @@
 import { api } from '$lib/api';
-import { refused } from '$lib/page.svelte';
-import { redirect } from '@sveltejs/kit';
+import { atHome, refused } from '$lib/page.svelte';
 import type { PageLoad } from './$types';
 
 export const load: PageLoad = async ({ parent, url }) => {
-	const { session } = await parent();
-	if (!session) redirect(307, `/login?next=${encodeURIComponent(url.pathname)}`);
+	const { session } = await atHome(parent, url);
 	try {
 		return { session, logins: await api.logins() };
 	} catch (error) {
