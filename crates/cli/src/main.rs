@@ -9,11 +9,13 @@ mod backup;
 mod client;
 mod completion;
 mod config;
+mod db;
 mod df;
 mod doctor;
 mod login;
 mod org;
 mod out;
+mod progress;
 mod prune;
 mod render;
 mod repo;
@@ -76,10 +78,12 @@ enum Command {
     Df(df::Args),
     /// Free what is older or more than the settings keep
     Prune(prune::Args),
-    /// Copy the data directory into one file, while the server runs
+    /// Copy the database and the data directory's mirrors into one file, while the server runs
     Backup(backup::Args),
-    /// Make a data directory from a backup
+    /// Make a data directory from a backup, and fill the database where that is PostgreSQL's
     Restore(restore::Args),
+    /// The database alone: migrate, backup, restore, copy to PostgreSQL
+    Db(db::Args),
     /// The key that secrets in the database are encrypted with
     Secrets(secrets::Args),
     /// Print a shell's completion script
@@ -194,6 +198,7 @@ fn main() -> ExitCode {
         Command::Prune(args) => zygote().and_then(|zygote| async_runtime()?.block_on(prune::prune(args, zygote))),
         Command::Backup(args) => without_sandboxes(backup::backup(args)),
         Command::Restore(args) => without_sandboxes(restore::restore(args)),
+        Command::Db(args) => without_sandboxes(db::db(args)),
         Command::Secrets(args) => secrets::secrets(args),
         Command::Completion(args) => completion::completion(&args),
     };

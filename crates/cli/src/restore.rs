@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use codegen_server::{backup, config::Config, prune::now};
+use codegen_server::{
+    backup::{self, Restored},
+    config::Config,
+    prune::now,
+};
 
-use crate::out::say;
+use crate::{out::say, progress::Teller};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What `codegen backup` made
+    /// What `codegen backup` made; from `codegen db backup` it makes a directory without mirrors
     file: PathBuf,
     /// Print as JSON
     #[arg(long)]
@@ -21,17 +25,26 @@ pub struct Args {
 /// Restores into a directory that is empty or not there yet.
 pub async fn restore(args: Args) -> Result<()> {
     let config = Config::load(args.place.data_dir.as_deref(), std::env::vars())?;
-    let restored = backup::restore(&args.file, &config.data_dir, now()).await?;
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&restored)?);
+    let mut teller = Teller::new();
+    let restored = backup::restore(&config, &args.file, now(), &mut |p| teller.tell(p)).await?;
+    drop(teller);
+    show(&restored, args.json, || {
+        say!("{} is restored, with {} mirrors", config.data_dir.display(), restored.mirrors);
+        say!("put config.toml into it before the start, where there was one");
+    })
+}
+
+/// Says what was restored.
+pub fn show(restored: &Restored, json: bool, what: impl FnOnce()) -> Result<()> {
+    if json {
+        say!("{}", serde_json::to_string_pretty(restored)?);
         return Ok(());
     }
-    say!("{} is restored, with {} mirrors", config.data_dir.display(), restored.mirrors);
+    what();
     if !restored.live_runs.is_empty() {
         let ids: Vec<String> = restored.live_runs.iter().map(ToString::to_string).collect();
         say!("runs {} go on at the next start", ids.join(", "));
     }
-    say!("put config.toml into it before that, where there was one");
     if restored.secrets > 0 {
         say!(
             "the backup has {} encrypted secrets and not their key: put {} of the old data directory into it, or set \

@@ -18,6 +18,7 @@ mod api;
 pub mod backup;
 mod clock;
 pub mod config;
+pub mod database;
 pub mod disk;
 pub mod engine;
 pub mod forge;

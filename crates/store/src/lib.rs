@@ -29,6 +29,7 @@ mod limits;
 mod log;
 mod logins;
 mod members;
+mod moves;
 mod org_data;
 mod orgs;
 mod outbox;
@@ -67,6 +68,7 @@ pub use invitations::{Invitation, NewInvitation};
 pub use limits::{OrgLimits, OrgUsage, month};
 pub use log::{LogRow, NewLog};
 pub use logins::{Attempt, AttemptLimits, Entered, GivenRole, Identity, Password};
+pub use moves::{At, Copied, Migrated, Progress, backup, copy, migrate};
 pub use org_data::DeletedOrg;
 pub use orgs::{Org, OrgChange};
 pub use phase::{Phase, Reason};
@@ -119,8 +121,8 @@ pub enum Error {
         known: i64,
     },
     /// The database was written by an older codegen, and this is not the moment to migrate it.
-    #[error("the database {} is of an older version: start `codegen serve` of this version once", .0.display())]
-    OlderDatabase(PathBuf),
+    #[error("the database {0} is of an older version: `codegen db migrate` brings it to this one")]
+    OlderDatabase(String),
     /// The database of the setting cannot be reached, or refuses.
     #[error("the database at {place} cannot be used: check `database_url` and that the server is up")]
     Unreachable {
@@ -172,6 +174,15 @@ pub enum Error {
         /// The cause.
         #[source]
         source: std::io::Error,
+    },
+    /// A table cannot be copied; nothing of the copy was kept.
+    #[error("copying the table {table}")]
+    Copy {
+        /// Which.
+        table: String,
+        /// The cause.
+        #[source]
+        source: sqlx::Error,
     },
     /// Bringing the database up to this version.
     #[error("migrating the database")]
@@ -237,14 +248,6 @@ pub const DATABASE: &str = "codegen.db";
 
 const LOCK: &str = "lock";
 
-/// Copies the database of a data directory, as it is at one moment, into a new file, while others go on writing.
-///
-/// # Errors
-/// The database's; [`Error::Io`] where there is none.
-pub async fn backup(data_dir: &Path, into: &Path) -> Result<()> {
-    dialect::backup(&data_dir.join(DATABASE), into).await
-}
-
 /// The open database. Clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -272,7 +275,7 @@ impl Store {
     /// [`Error::Locked`] where another process has it, [`Error::NewerDatabase`] where a newer codegen wrote it.
     pub async fn open(data_dir: &Path) -> Result<Self> {
         let lock = DirLock::make(data_dir)?;
-        Self::start(dialect::Place::File(&data_dir.join(DATABASE)), Some(lock)).await
+        Self::start(dialect::At::File(&data_dir.join(DATABASE)), Some(lock)).await
     }
 
     /// Connects to a PostgreSQL database, which other processes may use at the same time, and migrates it. `lock` is held
@@ -281,7 +284,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unreachable`] where there is no such database, [`Error::NewerDatabase`] where a newer codegen wrote it.
     pub async fn connect(database_url: &str, lock: Option<DirLock>) -> Result<Self> {
-        Self::start(dialect::Place::Url(database_url), lock).await
+        Self::start(dialect::At::Url(database_url), lock).await
     }
 
     /// Opens the database beside the process that has the data directory, for the operator's commands: it neither takes
@@ -298,7 +301,7 @@ impl Store {
         Ok(Self { readers, requests, changes })
     }
 
-    async fn start(place: dialect::Place<'_>, lock: Option<DirLock>) -> Result<Self> {
+    async fn start(place: dialect::At<'_>, lock: Option<DirLock>) -> Result<Self> {
         let (requests, inbox) = mpsc::channel(1024);
         let (changes, _) = broadcast::channel(4096);
         let readers = dialect::open(place, lock, inbox, changes.clone()).await?;

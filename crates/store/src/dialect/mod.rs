@@ -2,16 +2,21 @@
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{BoxFuture, Change, DirLock, Result};
+use crate::{BoxFuture, Change, DirLock, Migrated, Result};
 
+mod copy;
 mod postgres;
 mod readers;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod schemas;
 mod search;
 mod sqlite;
 
+pub use copy::into_postgres;
 pub use readers::Readers;
 pub use search::{find, forget, index, push_found};
-pub use sqlite::{backup, open_beside};
+pub use sqlite::open_beside;
 
 /// The driver: one SQL text is sent to either database. What it cannot carry (arrays, dates, JSON) the schema does without.
 pub type Db = sqlx::Any;
@@ -79,7 +84,8 @@ pub enum Request {
 }
 
 /// Where a database is.
-pub enum Place<'a> {
+#[derive(Debug, Clone, Copy)]
+pub enum At<'a> {
     /// SQLite's file.
     File(&'a std::path::Path),
     /// PostgreSQL's URL.
@@ -88,22 +94,41 @@ pub enum Place<'a> {
 
 /// Opens and migrates the database and starts its writers, which hold the lock on the data directory until they are told to close.
 pub async fn open(
-    place: Place<'_>,
+    place: At<'_>,
     lock: Option<DirLock>,
     inbox: mpsc::Receiver<Request>,
     changes: broadcast::Sender<Change>,
 ) -> Result<Readers> {
     match place {
-        Place::File(path) => {
+        At::File(path) => {
             let (readers, conn) = sqlite::open(path).await?;
             tokio::spawn(sqlite::write_in_groups(conn, lock, inbox, changes));
             Ok(readers)
         }
-        Place::Url(url) => {
+        At::Url(url) => {
             let readers = postgres::open(url).await?;
             tokio::spawn(postgres::write_side_by_side(url.to_owned(), lock, inbox, changes));
             Ok(readers)
         }
+    }
+}
+
+/// Brings a database to this version.
+pub async fn migrate(place: At<'_>) -> Result<Migrated> {
+    let (database, before) = match place {
+        At::File(path) => (path.display().to_string(), sqlite::migrate_at(path).await?),
+        At::Url(url) => (postgres::place(url), postgres::migrate_at(url).await?),
+    };
+    let applied: Vec<i64> =
+        sqlite::MIGRATIONS.iter().map(|m| m.0).filter(|version| !before.contains(version)).collect();
+    Ok(Migrated { database, from: before.into_iter().max(), to: sqlite::known(), applied })
+}
+
+/// Copies a database as it is at one moment into a new file of SQLite's, while others write.
+pub async fn backup(place: At<'_>, into: &std::path::Path, tell: copy::Tell<'_>) -> Result<()> {
+    match place {
+        At::File(path) => sqlite::backup(path, into).await,
+        At::Url(url) => copy::into_sqlite(url, into, tell).await.map(drop),
     }
 }
 

@@ -49,6 +49,13 @@ impl From<sqlx::Error> for Lost {
 
 /// Opens and migrates the database: the readers and the one writer.
 pub async fn open(path: &Path) -> Result<(Readers, Connection)> {
+    let mut first = make(path).await?;
+    migrate(path, &mut first).await?;
+    both(path, first).await
+}
+
+/// Opens a database that may be new.
+async fn make(path: &Path) -> Result<SqliteConnection> {
     // Only the owner may read it; SQLite gives its other files the mode of this one.
     std::fs::OpenOptions::new()
         .create(true)
@@ -59,27 +66,70 @@ pub async fn open(path: &Path) -> Result<(Readers, Connection)> {
         .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
     // Takes effect in a new database: its empty pages can be given back a few at a time. Only here, for saying it to a
     // database that is there is a write: who only reads would need the writer's turn, and room on the disk.
-    let mut first = connect(path, options(path).auto_vacuum(SqliteAutoVacuum::Incremental)).await?;
-    migrate(path, &mut first).await?;
-    both(path, first).await
+    connect(path, options(path).auto_vacuum(SqliteAutoVacuum::Incremental)).await
+}
+
+/// Migrates a database; gives the versions that it had.
+pub async fn migrate_at(path: &Path) -> Result<Vec<i64>> {
+    let mut conn = make(path).await?;
+    let before = migrate(path, &mut conn).await?;
+    conn.close().await?;
+    Ok(before)
 }
 
 /// Opens a database that another process may have open, without migrating it.
 pub async fn open_beside(path: &Path) -> Result<(Readers, Connection)> {
-    must_exist(path)?;
-    let mut first = connect(path, options(path)).await?;
-    let known = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
-    match version(&mut first).await? {
-        Some(found) if found > known => return Err(newer(path, found, known)),
-        // Versions that were in the making at the same time need not have come in their order.
-        Some(found) if found == known && applied(&mut first).await? == MIGRATIONS.len() as i64 => {}
-        Some(_) | None => return Err(Error::OlderDatabase(path.to_owned())),
-    }
-    both(path, first).await
+    both(path, open_current(path).await?).await
 }
 
-fn newer(path: &Path, found: i64, known: i64) -> Error {
-    Error::NewerDatabase { database: path.display().to_string(), found, known }
+/// Opens a database that is there and of this version.
+async fn open_current(path: &Path) -> Result<SqliteConnection> {
+    must_exist(path)?;
+    let mut conn = connect(path, options(path)).await?;
+    is_current(&path.display().to_string(), &versions(&mut conn).await?)?;
+    Ok(conn)
+}
+
+/// The newest migration of this build.
+pub fn known() -> i64 {
+    MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0)
+}
+
+/// Whether a database that had these migrations is of this version.
+pub fn is_current(database: &str, versions: &[i64]) -> Result<()> {
+    is_not_newer(database, versions)?;
+    // Versions that were in the making at the same time need not have come in their order.
+    if versions.len() < MIGRATIONS.len() { Err(Error::OlderDatabase(database.to_owned())) } else { Ok(()) }
+}
+
+/// Whether a database that had these migrations can be brought to this version.
+pub fn is_not_newer(database: &str, versions: &[i64]) -> Result<()> {
+    match versions.iter().max() {
+        Some(&found) if found > known() => {
+            Err(Error::NewerDatabase { database: database.to_owned(), found, known: known() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A connection that reads a database of this version as it is at one moment.
+pub async fn read_whole(path: &Path) -> Result<Connection> {
+    let first = open_current(path).await?;
+    sqlx::any::install_default_drivers();
+    let mut conn = Connection::connect(url(path)?.as_str()).await?;
+    sqlx::raw_sql("PRAGMA query_only = ON; BEGIN; SELECT COUNT(*) FROM sqlite_schema").execute(&mut conn).await?;
+    first.close().await?;
+    Ok(conn)
+}
+
+/// A connection that fills a new file, which is nothing until it is closed.
+pub async fn make_whole(path: &Path) -> Result<Connection> {
+    migrate_at(path).await?;
+    sqlx::any::install_default_drivers();
+    let mut conn = Connection::connect(url(path)?.as_str()).await?;
+    let pragmas = "PRAGMA foreign_keys = OFF; PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY";
+    sqlx::raw_sql(pragmas).execute(&mut conn).await?;
+    Ok(conn)
 }
 
 /// The connections that the store uses, once the database is there and sound. `first` goes last: the last one to go would
@@ -157,37 +207,30 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("temp_store", "MEMORY")
 }
 
-async fn applied(conn: &mut SqliteConnection) -> Result<i64> {
-    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(conn).await?)
-}
-
-/// The version of the newest migration that a database had; none where it never had one.
-async fn version(conn: &mut SqliteConnection) -> Result<Option<i64>> {
+/// The migrations that a database had.
+async fn versions(conn: &mut SqliteConnection) -> Result<Vec<i64>> {
     let migrated: Option<String> =
         sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'")
             .fetch_optional(&mut *conn)
             .await?;
     if migrated.is_none() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    Ok(Some(sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").fetch_one(&mut *conn).await?))
+    Ok(sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(&mut *conn).await?)
 }
 
-async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<()> {
+/// Gives the versions that the database had.
+async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<Vec<i64>> {
     let migrations: Vec<Migration> = MIGRATIONS
         .iter()
         .map(|&(version, name, sql)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         })
         .collect();
-    let known = migrations.iter().map(|m| m.version).max().unwrap_or(0);
-    if let Some(found) = version(conn).await?
-        && found > known
-    {
-        return Err(newer(path, found, known));
-    }
+    let before = versions(conn).await?;
+    is_not_newer(&path.display().to_string(), &before)?;
     Migrator::with_migrations(migrations).run_direct(None, conn, false).await?;
-    Ok(())
+    Ok(before)
 }
 
 /// Serves write requests until closed: takes what is waiting, up to [`GROUP`], into one transaction (one fsync), each

@@ -3,9 +3,11 @@
 
 mod audit;
 mod claims;
+pub mod fill;
 mod limits;
 mod log;
 mod logins;
+mod moves;
 mod open;
 mod operations;
 mod org_data;

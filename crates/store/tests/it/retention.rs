@@ -112,31 +112,6 @@ async fn a_rebuild_between_writes_keeps_everything_and_leaves_no_empty_page() {
 }
 
 #[tokio::test]
-async fn a_copy_made_while_others_write_is_one_moment_of_the_database() {
-    let fixture = Fixture::on_sqlite().await;
-    let copy = tempfile::TempDir::new().unwrap();
-    let writes = async {
-        for n in 0..300 {
-            fixture.queue(&format!("run {n}")).await;
-        }
-    };
-    let backup = async {
-        tokio::task::yield_now().await;
-        codegen_store::backup(fixture.dir.path(), &copy.path().join(codegen_store::DATABASE)).await.unwrap();
-    };
-    tokio::join!(writes, backup);
-    let store = Store::open(copy.path()).await.unwrap();
-    let (runs, total) = store
-        .runs(fixture.org.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 1000)
-        .await
-        .unwrap();
-    assert_eq!(runs.len() as i64, total, "rows and counters are of the same moment");
-    for run in runs {
-        assert_eq!(store.log(run.id, 0, 10).await.unwrap().len(), 1);
-    }
-}
-
-#[tokio::test]
 async fn an_operator_drops_beside_the_server_and_neither_waits_for_the_lock() {
     let fixture = Fixture::on_sqlite().await;
     let run = ended(&fixture, "old", 20).await;

@@ -37,10 +37,7 @@ const OWN: &[(i64, &str)] = &[
 pub async fn open(url: &str) -> Result<Readers> {
     sqlx::any::install_default_drivers();
     let unreachable = |source| Error::Unreachable { place: place(url), source };
-    let mut conn = PgConnection::connect(url).await.map_err(unreachable)?;
-    migrate(url, &mut conn).await?;
-    // Whatever it says, the database was migrated and the connection is not used again.
-    conn.close().await.ok();
+    migrate_at(url).await?;
     let pool = AnyPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(Duration::from_secs(30))
@@ -55,7 +52,7 @@ pub async fn open(url: &str) -> Result<Readers> {
 }
 
 /// Where the database is, without user and password.
-fn place(url: &str) -> String {
+pub fn place(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let start = rest[..end].rfind('@').map_or(0, |at| at + 1);
@@ -64,7 +61,7 @@ fn place(url: &str) -> String {
 }
 
 /// The text of a migration for this database.
-fn text(version: i64, sqlite: &'static str) -> String {
+pub fn text(version: i64, sqlite: &'static str) -> String {
     match OWN.iter().find(|(own, _)| *own == version) {
         Some((_, own)) => (*own).to_owned(),
         None => sqlite
@@ -73,30 +70,40 @@ fn text(version: i64, sqlite: &'static str) -> String {
     }
 }
 
-async fn migrate(url: &str, conn: &mut PgConnection) -> Result<()> {
-    let known = sqlite::MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
-    if let Some(found) = version(conn).await?
-        && found > known
-    {
-        return Err(Error::NewerDatabase { database: place(url), found, known });
-    }
+/// Migrates the database; gives the versions that it had.
+pub async fn migrate_at(url: &str) -> Result<Vec<i64>> {
+    let unreachable = |source| Error::Unreachable { place: place(url), source };
+    let mut conn = PgConnection::connect(url).await.map_err(unreachable)?;
+    let before = versions(&mut conn).await?;
+    sqlite::is_not_newer(&place(url), &before)?;
     let migrations = sqlite::MIGRATIONS.iter().map(|&(version, name, sql)| {
         let sql = sqlx::AssertSqlSafe(text(version, sql)).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
     // Processes that start at the same time wait for each other here.
-    Migrator::with_migrations(migrations.collect()).run_direct(None, conn, false).await?;
-    Ok(())
+    Migrator::with_migrations(migrations.collect()).run_direct(None, &mut conn, false).await?;
+    // Whatever it says, the database was migrated and the connection is not used again.
+    conn.close().await.ok();
+    Ok(before)
 }
 
-/// The version of the newest migration that a database had; none where it never had one.
-async fn version(conn: &mut PgConnection) -> Result<Option<i64>> {
+/// Whether the database is of this version.
+pub async fn is_current(url: &str) -> Result<()> {
+    let unreachable = |source| Error::Unreachable { place: place(url), source };
+    let mut conn = PgConnection::connect(url).await.map_err(unreachable)?;
+    let versions = versions(&mut conn).await?;
+    conn.close().await.ok();
+    sqlite::is_current(&place(url), &versions)
+}
+
+/// The migrations that a database had.
+async fn versions(conn: &mut PgConnection) -> Result<Vec<i64>> {
     let migrated: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *conn).await?;
     if !migrated {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    Ok(Some(sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").fetch_one(conn).await?))
+    Ok(sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(conn).await?)
 }
 
 /// The database's clock, in unix milliseconds.

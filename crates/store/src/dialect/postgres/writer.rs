@@ -200,8 +200,15 @@ async fn status(url: &str, xid: &str) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8))").bind(xid).fetch_one(&mut conn).await
 }
 
+/// Writes codegen's own tables anew: others may have some in the same database, and its catalogs are everybody's.
 async fn rebuild(url: &str) -> Result<()> {
     let mut conn = Connection::connect(url).await?;
-    sqlx::raw_sql("VACUUM FULL").execute(&mut conn).await?;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT quote_ident(table_name) FROM information_schema.tables
+         WHERE table_schema = current_schema() AND table_type = 'BASE TABLE' ORDER BY table_name",
+    )
+    .fetch_all(&mut conn)
+    .await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("VACUUM FULL {}", tables.join(", ")))).execute(&mut conn).await?;
     Ok(())
 }
