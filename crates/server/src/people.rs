@@ -14,10 +14,13 @@ pub async fn set_password(config: &Config, name: &str, password: &SecretString) 
     if let Some(sentence) = password::refuse(password.expose_secret()) {
         bail!(sentence);
     }
-    let store = match Store::open(&config.data_dir).await {
-        Ok(store) => store,
-        Err(StoreError::Locked(_)) => Store::open_beside(&config.data_dir).await?,
-        Err(error) => return Err(error.into()),
+    let store = match &config.database_url {
+        Some(url) => Store::connect(url.expose_secret(), None).await?,
+        None => match Store::open(&config.data_dir).await {
+            Ok(store) => store,
+            Err(StoreError::Locked(_)) => Store::open_beside(&config.data_dir).await?,
+            Err(error) => return Err(error.into()),
+        },
     };
     let done = async {
         let user = find(&store, name).await?;

@@ -12,14 +12,9 @@ use crate::{
 /// The URL of a new, empty schema of the test server.
 fn postgres() -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/postgres");
-    let schema = format!("test_cli_{}_{:x}", std::process::id(), rand());
-    let output = Command::new(script).args(["schema", &schema]).output().unwrap();
+    let output = Command::new(script).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-fn rand() -> u128 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
 }
 
 fn output(fixture: &Fixture, args: &[&str], env: &[(&str, &str)]) -> std::process::Output {

@@ -11,6 +11,8 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
+use crate::database;
+
 pub const TOKEN: &str = "cgn_a-preset-token-for-tests";
 
 /// Makes nothing.
@@ -81,7 +83,9 @@ impl TestApp {
         codegen_server::install_tls();
         // A key that is never used: runs end at the engine.
         let usual = [("CODEGEN_ADMIN_TOKEN", TOKEN), ("CODEGEN_RATE_LIMITS", "off"), ("ANTHROPIC_API_KEY", "sk-none")];
-        let env = usual.iter().chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let url = database::url(dir.path());
+        let database = url.as_deref().map(|url| ("DATABASE_URL", url));
+        let env = database.iter().chain(&usual).chain(env).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         let mut config = Config::load(Some(dir.path()), env).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         config.set_addr(listener.local_addr().unwrap());

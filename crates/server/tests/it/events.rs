@@ -174,7 +174,8 @@ async fn two_hundred_viewers_alone() {
     let grown = resident_kib().saturating_sub(before);
     assert!(grown < 200 * 250, "{grown} KiB for 200 viewers that each miss 9 MB");
     let waiting = sent_and_not_taken(&address);
-    assert!(waiting < 200 * 300_000, "{waiting} bytes wait in the kernel for 200 viewers that do not read");
+    // Twice 128 KiB, and the piece that was let in last.
+    assert!(waiting < 200 * (320 << 10), "{waiting} bytes wait in the kernel for 200 viewers that do not read");
     assert!(
         watched_by_stalled < alone * 4 + Duration::from_secs(2),
         "300 entries took {alone:?} alone and {watched_by_stalled:?} under 200 viewers that do not read"

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::{
     alone::in_a_process_of_its_own,
+    database,
     engine::engine,
     git_host::{commit_file, git},
     github::{Fault, GitHubLike, TOKEN},
@@ -31,6 +32,7 @@ struct Scene {
 
 async fn open(dir: &Path, hub: &GitHubLike) -> Arc<App> {
     let mut config = Config::defaults(&dir.join("data"));
+    config.database_url = database::url(dir).map(Into::into);
     config.github_hosts = vec![(hub.remote.host(), hub.api_url.clone())];
     config.github_host_tokens = vec![(hub.remote.host(), TOKEN.into())];
     let engine = engine(&dir.join("data"));

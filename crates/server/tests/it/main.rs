@@ -7,6 +7,7 @@ mod api;
 mod audit;
 mod config;
 mod contract;
+mod database;
 mod docs;
 mod engine;
 mod events;

@@ -138,7 +138,7 @@ async fn a_message_that_came_while_the_model_answered_is_not_lost_when_the_proce
     work.await.ok();
     let run = scene.app.store.run_by_id(run.id).await.unwrap();
     if run.phase != Phase::Done {
-        scene.app.store.requeue_orphans("another worker", scene.app.now()).await.unwrap();
+        scene.app.store.release_run(&run.claim(), "It died.", scene.app.now()).await.unwrap();
         worker::execute_one(scene.app.clone(), run.id).await.unwrap();
     }
     fake.asked(2).await;

@@ -12,6 +12,8 @@ use codegen_server::worker::{
 };
 use codegen_store::{NewRepo, NewRun, NewUser, Reason, Run, RunUpdate, Store};
 
+use crate::database;
+
 const DAY: i64 = 86_400_000;
 
 struct Scene {
@@ -24,7 +26,10 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = match database::url(dir.path()) {
+            Some(url) => Store::connect(&url, None).await.unwrap(),
+            None => Store::open(dir.path()).await.unwrap(),
+        };
         let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
         Self { dir, store, org_id: org.id, user_id: user.id }
     }

@@ -16,6 +16,7 @@ use codegen_store::{NewRepo, NewRun, Phase, Reason, Repo, Run};
 use serde_json::{Value, json};
 
 use crate::{
+    database,
     engine::{engine, unisolated},
     git_host::{commit_file, git, git_raw},
 };
@@ -60,6 +61,7 @@ pub async fn open(dir: &Path) -> Arc<App> {
 pub async fn open_with(dir: &Path, engine: Arc<dyn Engine>, configure: impl FnOnce(&mut Config)) -> Arc<App> {
     let mut config = Config::defaults(&dir.join("data"));
     config.max_concurrent_runs = 2;
+    config.database_url = database::url(dir).map(Into::into);
     configure(&mut config);
     App::open(config, engine).await.unwrap().0
 }
