@@ -1,8 +1,10 @@
 # What a person types. Each target installs what it needs; the second time is quick.
-.PHONY: help install-deps web demo test lint deny fmt release bench bench-api
+.PHONY: help install-deps web demo test test-postgres lint deny fmt release bench bench-api
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 JOBS := $(shell nproc)
+# Tests of the server that ask no database: git, settings and the contract.
+WITHOUT_SQL := config contract docs engine git_host packs
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,7 +26,12 @@ test: ## Run every check and every test
 	@$(MAKE) --no-print-directory lint
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --no-fail-fast --build-jobs $(JOBS); \
 	else set -x; cargo test --workspace --no-fail-fast --jobs $(JOBS); fi
+	@$(MAKE) --no-print-directory test-postgres
 	@scripts/web test
+
+test-postgres: ## The server's tests once more, on PostgreSQL
+	@export CODEGEN_TEST_DATABASE=postgres; set -x; \
+	cargo test --package codegen-server --test it --no-fail-fast --jobs $(JOBS) -- $(WITHOUT_SQL:%=--skip %::)
 
 lint: ## Formatting and lints, warnings denied
 	@scripts/lint $(JOBS)

@@ -8,6 +8,7 @@ use crate::{
     events, limits,
     log::append,
     queue,
+    row::without_nul,
     runs::{end, full_run, queue_again},
 };
 
@@ -171,8 +172,8 @@ impl Store {
                 .bind(update.tokens_out)
                 // Any tells PostgreSQL of an absent f64 as if it were a smaller number, and the statement would keep that.
                 .bind(update.cost.unwrap_or(-1.0))
-                .bind(update.summary)
-                .bind(update.diff_stat)
+                .bind(update.summary.map(without_nul))
+                .bind(update.diff_stat.map(without_nul))
                 .execute(&mut tx.conn)
                 .await?;
                 tx.changes.push(Change { org_id, run_id: claim.run_id, kind: ChangeKind::RunChanged });

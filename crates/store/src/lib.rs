@@ -52,6 +52,7 @@ mod tokens;
 mod trace;
 mod users;
 mod webhooks;
+mod words;
 mod workers;
 
 use dialect::{Readers, Request, Scope, Tx, Verdict, Work};

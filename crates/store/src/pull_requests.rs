@@ -7,6 +7,7 @@ use crate::{
     Change, ChangeKind, Error, Result, Store,
     dialect::{Db, Row, Tx},
     events,
+    row::without_nul,
 };
 
 /// A pull request.
@@ -141,8 +142,8 @@ impl Store {
                 .bind(new.repo_id)
                 .bind(new.run_id)
                 .bind(number)
-                .bind(new.title)
-                .bind(new.body)
+                .bind(without_nul(new.title))
+                .bind(without_nul(new.body))
                 .bind(&new.url)
                 .bind(new.head_branch)
                 .bind(new.base_branch)

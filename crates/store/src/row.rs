@@ -1,4 +1,4 @@
-//! Reading a column as what it means.
+//! Reading a column as what it means, and what a column cannot hold.
 
 use sqlx::Row as _;
 
@@ -18,4 +18,10 @@ pub fn word<T>(row: &Row, column: &str, parse: impl Fn(&str) -> Option<T>) -> sq
 /// The error of a column whose content is not what this codegen writes.
 pub fn unreadable(column: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::ColumnDecode { index: column.to_owned(), source: source.into() }
+}
+
+/// Text of a model, a program or a repository, which may have what PostgreSQL refuses in texts.
+pub fn without_nul(text: impl Into<String>) -> String {
+    let text = text.into();
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }

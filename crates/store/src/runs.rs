@@ -11,7 +11,7 @@ use crate::{
     events, limits, log,
     phase::{Phase, Reason, status},
     removal,
-    row::{flag, unreadable, word},
+    row::{flag, unreadable, without_nul, word},
 };
 
 /// A run.
@@ -398,8 +398,8 @@ pub async fn end(
     )
     .bind(run_id)
     .bind(reason.as_str())
-    .bind(result)
-    .bind(error_cause)
+    .bind(without_nul(result))
+    .bind(error_cause.map(without_nul))
     .bind(now)
     .execute(&mut tx.conn)
     .await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::{Result, Store, dialect, log::LogRow};
+use crate::{Result, Store, dialect, log::LogRow, row::without_nul};
 
 /// Entries that one commit takes in.
 const BATCH: i64 = 200;
@@ -132,7 +132,7 @@ fn text_of(row: &LogRow) -> String {
     if text.len() > LONGEST {
         text.truncate(text.floor_char_boundary(LONGEST));
     }
-    text
+    without_nul(text)
 }
 
 fn collect(value: &Value, text: &mut String) {

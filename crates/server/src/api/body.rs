@@ -44,6 +44,8 @@ pub struct Fields<'a> {
     pub failures: Vec<ValidationError>,
 }
 
+/// PostgreSQL keeps no NUL in a text, so no database is given one.
+pub(super) const NUL: (&str, &str) = ("value_error", "Value error, a text has no NUL character");
 const INT: (&str, &str) = ("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
 
 impl<'a> Fields<'a> {
@@ -172,8 +174,12 @@ impl<'a> Fields<'a> {
     }
 
     /// An optional text of the query.
-    pub fn query_text(&self, key: &str) -> Option<String> {
-        self.query.get(key).filter(|text| !text.is_empty()).cloned()
+    pub fn query_text(&mut self, key: &str) -> Option<String> {
+        let text = self.query.get(key).filter(|text| !text.is_empty()).cloned()?;
+        if text.contains('\0') {
+            self.fail(&["query", key], NUL.0, NUL.1);
+        }
+        Some(text)
     }
 
     /// A bounded integer of the query.
@@ -261,7 +267,7 @@ impl<'a> Fields<'a> {
             return None;
         };
         if text.contains('\0') {
-            self.fail(&["body", key], "value_error", "Value error, a text has no NUL character");
+            self.fail(&["body", key], NUL.0, NUL.1);
             return None;
         }
         Some(Some(text))
@@ -368,6 +374,10 @@ impl<'a> Fields<'a> {
         let mut texts = Some(Vec::with_capacity(items.len()));
         for (index, item) in items.iter().enumerate() {
             match serde_json::from_str::<String>(item.get()) {
+                Ok(text) if text.contains('\0') => {
+                    self.fail_item(key, index, NUL.0, NUL.1);
+                    texts = None;
+                }
                 Ok(text) => texts.iter_mut().for_each(|texts| texts.push(text.clone())),
                 Err(_) => {
                     self.fail_item(key, index, "string_type", "Input should be a valid string");

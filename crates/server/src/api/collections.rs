@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{
-    body::Fields,
+    body::{Fields, NUL},
     error::{Loc, ValidationError},
 };
 
@@ -23,14 +23,15 @@ impl Fields<'_> {
 
     /// A text of the query that must be there, with at least a character.
     pub fn query_needed_text(&mut self, key: &str) -> Option<String> {
-        let (word, msg) = match self.raw_query(key) {
-            None => ("missing", "Field required"),
-            Some("") => ("string_too_short", "String should have at least 1 character"),
-            Some(text) if text.contains('\0') => ("value_error", "Value error, a text has no NUL character"),
-            Some(text) => return Some(text.to_owned()),
-        };
-        self.fail(&["query", key], word, msg);
-        None
+        let text = self.query_text(key);
+        if text.is_none() {
+            let (word, msg) = match self.raw_query(key) {
+                None => ("missing", "Field required"),
+                Some(_) => ("string_too_short", "String should have at least 1 character"),
+            };
+            self.fail(&["query", key], word, msg);
+        }
+        text
     }
 
     /// A text in the path of visible ASCII characters.
@@ -87,18 +88,12 @@ impl Fields<'_> {
         }
     }
 
-    /// A list of texts without NUL that may be absent or null.
+    /// A list of texts that may be absent or null.
     pub fn optional_list(&mut self, key: &str) -> Option<Option<Vec<String>>> {
         if self.raw(key).is_none() {
             return Some(None);
         }
-        let texts = self.optional_texts(key)?;
-        let mut fits = true;
-        for (index, _) in texts.iter().enumerate().filter(|(_, text)| text.contains('\0')) {
-            self.fail_item(key, index, "value_error", "Value error, a text has no NUL character");
-            fits = false;
-        }
-        fits.then_some(Some(texts))
+        self.optional_texts(key).map(Some)
     }
 
     /// A map of integers; absent or null is none.
@@ -155,5 +150,3 @@ impl Fields<'_> {
 
 /// FastAPI's word, and a sentence.
 type Failure = (&'static str, &'static str);
-
-const NUL: Failure = ("value_error", "Value error, a text has no NUL character");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{TOKEN, TestApp, answer, failure, failures},
-    run_story::{Scene, mending},
+    run_story::{Scene, finish, mending, shell},
 };
 
 const RUNS: &str = "/v1/organizations/1/agent/runs";
@@ -129,6 +129,26 @@ async fn words_are_found_in_prompts_with_their_places_and_only_in_the_own_organi
     let theirs = format!("/v1/organizations/{other}/agent/runs/search?text=mend");
     assert_eq!(send(&app, Method::GET, &theirs, &outsider, None).await.1["items"], json!([]));
     assert_eq!(send(&app, Method::GET, &format!("{RUNS}/search?text=mend"), &outsider, None).await.0, 403);
+}
+
+#[tokio::test]
+async fn what_a_model_and_a_program_say_with_nul_characters_is_kept_and_found() {
+    let scene = Scene::new().await;
+    let repo = scene.repo(&scene.origin()).await;
+    let says = shell("printf 'binary\\0output\\n'; echo \"$(printf x) xylophone\" > made");
+    let run = scene.queue(Some(&repo), &[says, finish("The marimba\0 is done.")]).await;
+    let run = scene.work_on(&run).await;
+    assert_eq!(run.reason, Some(Reason::Complete), "{:?}", run.error_cause);
+    assert_eq!(run.result.as_deref(), Some("The marimba\u{fffd} is done."));
+    let pulls = scene.app.store.pull_requests_of_run(run.org_id, run.id).await.unwrap();
+    assert_eq!(pulls.len(), 1);
+    let output = scene.entries(&run, "call_finished").await[0]["output"].as_str().unwrap().to_owned();
+    assert_eq!(output, "binary\u{fffd}output\n");
+    let store = &scene.app.store;
+    while store.index_log(run.id).await.unwrap() {}
+    for words in ["\"binary output\"", "marimba"] {
+        assert_eq!(store.search(run.org_id, words, None, 9).await.unwrap().len(), 1, "{words}");
+    }
 }
 
 #[tokio::test]

@@ -1,54 +1,40 @@
 //! Full-text search: FTS5 of SQLite, text search vectors of PostgreSQL.
 
-use std::fmt::Write as _;
-
 use futures::TryStreamExt as _;
 
 use super::{Kind, Readers, Tx};
-use crate::{Result, builder::Builder};
+use crate::{
+    Result,
+    builder::Builder,
+    words::{self, Term},
+};
 
 /// Places in a run's log that are shown.
 const PLACES: i64 = 3;
 /// Bits of an SQLite rowid that are the entry's seq; the others are the run.
 const SEQ_BITS: u32 = 24;
-/// How PostgreSQL shows a place.
-const HEADLINE: &str = "StartSel=\"\u{2}\", StopSel=\"\u{3}\", MaxFragments=1, MaxWords=24, MinWords=8";
 
-/// What a person looks for: words, of which the last letters may be missing, and phrases. None without either.
-fn terms(words: &str) -> Option<Vec<(&str, bool)>> {
-    let mut terms = Vec::new();
-    for (index, part) in words.split('"').enumerate() {
-        if index % 2 == 1 {
-            terms.push((part, false));
-        } else {
-            terms.extend(part.split_whitespace().map(|word| (word, true)));
-        }
-    }
-    terms.retain(|(term, _)| term.chars().any(char::is_alphanumeric));
-    (!terms.is_empty()).then_some(terms)
-}
-
-/// Terms as the database takes them: each of them and, of SQLite, only of this organization.
-fn expression(kind: Kind, org_id: i64, words: &str) -> Option<String> {
-    let terms = terms(words)?;
-    let mut all = String::new();
-    for (index, (term, is_beginning)) in terms.into_iter().enumerate() {
-        let (and, quoted, open) = match kind {
-            Kind::Sqlite => (" AND ", format!("\"{term}\""), " *"),
-            Kind::Postgres => (" & ", format!("'{}'", term.replace('\\', " ").replace('\'', "''")), ":*"),
-        };
-        // Writing to a String cannot fail.
-        write!(all, "{}{quoted}{}", if index > 0 { and } else { "" }, if is_beginning { open } else { "" }).ok()?;
-    }
-    Some(match kind {
-        Kind::Sqlite => format!("org : \"org{org_id}\" AND text : ({all})"),
-        Kind::Postgres => all,
+/// Terms as the database takes them: each of them and, of SQLite, only of this organization. None without any.
+fn expression(kind: Kind, org_id: i64, terms: &[Term]) -> Option<String> {
+    let each: Vec<String> = terms
+        .iter()
+        .map(|term| match kind {
+            Kind::Sqlite => format!("\"{}\"{}", term.words.join(" "), if term.is_beginning { " *" } else { "" }),
+            Kind::Postgres => {
+                // Words are letters and digits, so there is nothing in them to escape.
+                format!("'{}'{}", term.words.join("' <-> '"), if term.is_beginning { ":*" } else { "" })
+            }
+        })
+        .collect();
+    (!each.is_empty()).then(|| match kind {
+        Kind::Sqlite => format!("org : \"org{org_id}\" AND text : ({})", each.join(" AND ")),
+        Kind::Postgres => each.join(" & "),
     })
 }
 
 /// Adds the condition that a run's log has these words to a query over `runs`.
 pub fn push_found(readers: &Readers, query: &mut Builder, org_id: i64, words: &str) -> Result<()> {
-    let Some(expression) = expression(readers.kind(), org_id, words) else {
+    let Some(expression) = expression(readers.kind(), org_id, &words::terms(words)) else {
         query.push(" AND 1 = 0");
         return Ok(());
     };
@@ -73,11 +59,12 @@ pub async fn find(
     before: i64,
     limit: i64,
 ) -> Result<Vec<(i64, i64, String)>> {
-    let Some(expression) = expression(readers.kind(), org_id, words) else { return Ok(Vec::new()) };
-    match readers.kind() {
-        Kind::Sqlite => find_in_sqlite(readers, &expression, before, limit).await,
+    let terms = words::terms(words);
+    let Some(expression) = expression(readers.kind(), org_id, &terms) else { return Ok(Vec::new()) };
+    let mut rows = match readers.kind() {
+        Kind::Sqlite => find_in_sqlite(readers, &expression, before, limit).await?,
         Kind::Postgres => {
-            let rows = sqlx::query_as(
+            sqlx::query_as::<_, (i64, i64, String)>(
                 "WITH found AS (
                      SELECT DISTINCT run_id FROM search
                      WHERE org_id = $1 AND words @@ to_tsquery('simple', $2) AND run_id < $3 ORDER BY run_id DESC LIMIT $4
@@ -87,22 +74,22 @@ pub async fn find(
                      FROM search JOIN found ON found.run_id = search.run_id
                      WHERE search.org_id = $1 AND search.words @@ to_tsquery('simple', $2)
                  )
-                 SELECT run_id, seq, ts_headline('simple', text, to_tsquery('simple', $2), $5)
-                 FROM places WHERE place <= $6 ORDER BY run_id DESC, seq",
+                 SELECT run_id, seq, text FROM places WHERE place <= $5 ORDER BY run_id DESC, seq",
             )
             .bind(org_id)
             .bind(expression)
             .bind(before)
             .bind(limit)
-            .bind(HEADLINE)
             .bind(PLACES)
             .fetch_all(readers)
-            .await?;
-            Ok(rows)
+            .await?
         }
-    }
+    };
+    rows.iter_mut().for_each(|(_, _, text)| *text = words::snippet(text, &terms));
+    Ok(rows)
 }
 
+/// Gives whole texts.
 async fn find_in_sqlite(
     readers: &Readers,
     expression: &str,
@@ -132,7 +119,7 @@ async fn find_in_sqlite(
     let mut rows = Vec::new();
     for run in runs {
         let places: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT rowid, snippet(search, 0, char(2), char(3), '…', 24) FROM search
+            "SELECT rowid, text FROM search
              WHERE search MATCH $1 AND rowid >= $2 AND rowid < $3 ORDER BY rowid LIMIT $4",
         )
         .bind(expression.to_owned())
@@ -141,7 +128,7 @@ async fn find_in_sqlite(
         .bind(PLACES)
         .fetch_all(readers)
         .await?;
-        rows.extend(places.into_iter().map(|(rowid, snippet)| (run, rowid - (run << SEQ_BITS), snippet)));
+        rows.extend(places.into_iter().map(|(rowid, text)| (run, rowid - (run << SEQ_BITS), text)));
     }
     Ok(rows)
 }
@@ -159,11 +146,12 @@ pub async fn index(tx: &mut Tx, org_id: i64, run_id: i64, seq: i64, text: &str) 
                 .await?;
         }
         Kind::Postgres => {
-            sqlx::query("INSERT INTO search (run_id, seq, org_id, text) VALUES ($1, $2, $3, $4)")
+            sqlx::query("INSERT INTO search (run_id, seq, org_id, text, words) VALUES ($1, $2, $3, $4, to_tsvector('simple', $5))")
                 .bind(run_id)
                 .bind(seq)
                 .bind(org_id)
                 .bind(text.to_owned())
+                .bind(words::folded(text))
                 .execute(&mut tx.conn)
                 .await?;
         }
@@ -193,14 +181,15 @@ mod tests {
 
     #[test]
     fn words_are_words_whatever_they_are_made_of() {
+        let of = |kind, text| expression(kind, 7, &words::terms(text));
         assert_eq!(
-            expression(Kind::Sqlite, 7, "foo OR \"two words\" b*ar").as_deref(),
-            Some("org : \"org7\" AND text : (\"foo\" * AND \"OR\" * AND \"two words\" AND \"b*ar\" *)")
+            of(Kind::Sqlite, "foo OR \"two words\" b*ar").as_deref(),
+            Some("org : \"org7\" AND text : (\"foo\" * AND \"or\" * AND \"two words\" AND \"b ar\" *)")
         );
-        assert_eq!(expression(Kind::Sqlite, 7, " \" - \" ( ) "), None);
+        assert_eq!(of(Kind::Sqlite, " \" - \" ( ) "), None);
         assert_eq!(
-            expression(Kind::Postgres, 7, "it's \"two words\" a\\b").as_deref(),
-            Some("'it''s':* & 'two words' & 'a b':*")
+            of(Kind::Postgres, "it's \"two words\" a\\b").as_deref(),
+            Some("'it' <-> 's':* & 'two' <-> 'words' & 'a' <-> 'b':*")
         );
     }
 }

@@ -32,6 +32,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (20, "runs", include_str!("../../migrations/sqlite/0020_runs.sql")),
     (7, "operations", include_str!("../../migrations/sqlite/0007_operations.sql")),
     (17, "sessions_elsewhere", include_str!("../../migrations/sqlite/0017_sessions_elsewhere.sql")),
+    (22, "words", include_str!("../../migrations/sqlite/0022_words.sql")),
 ];
 
 /// Why a whole group was not kept.

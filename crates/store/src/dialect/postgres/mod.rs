@@ -31,6 +31,7 @@ const OWN: &[(i64, &str)] = &[
     (10, include_str!("../../../migrations/postgres/0010_limits.sql")),
     (18, include_str!("../../../migrations/postgres/0018_audit.sql")),
     (20, include_str!("../../../migrations/postgres/0020_runs.sql")),
+    (22, include_str!("../../../migrations/postgres/0022_words.sql")),
 ];
 
 /// Opens and migrates the database; gives the readers.
