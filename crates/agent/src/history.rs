@@ -117,19 +117,55 @@ pub(crate) fn open_calls(history: &[Entry]) -> Vec<OpenCall> {
         .collect()
 }
 
+/// Ends without a good structured result, in calls or words, after which a run that is asked for one is given up.
+const MOST_TRIES: usize = 5;
+
+/// How the agent's own words end.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The run ends so.
+    With(Outcome),
+    /// It has yet to be told that a structured result is missing.
+    WithoutOutput,
+}
+
 /// The agent's own end, when all calls have results and no message came after its last reply.
-pub(crate) fn ended(history: &[Entry]) -> Option<Outcome> {
+pub(crate) fn ended(history: &[Entry], wants_output: bool) -> Option<Ended> {
     let (reply, after) = last_step(history)?;
     if is_cut_off(reply) || after.iter().any(|e| matches!(e, Entry::UserMessage { .. })) {
         return None;
     }
-    if reply.calls.is_empty() {
-        return Some(Outcome::Finished(last_text(history)));
-    }
-    after.iter().find_map(|entry| match entry {
-        Entry::CallFinished { name, input, is_error: false, .. } if name == finish::NAME => finish::outcome(input),
+    let called = after.iter().find_map(|entry| match entry {
+        Entry::CallFinished { name, input, is_error: false, .. } if name == finish::NAME => {
+            finish::outcome(input, wants_output)
+        }
         _ => None,
-    })
+    });
+    if let Some(outcome) = called {
+        return Some(Ended::With(outcome));
+    }
+    let only_words = reply.calls.is_empty();
+    if !wants_output {
+        return only_words.then(|| Ended::With(Outcome::Finished(last_text(history))));
+    }
+    if let Some(why) = last_try(history) {
+        return Some(Ended::With(Outcome::NoOutput(why)));
+    }
+    let was_told = after.iter().any(|e| matches!(e, Entry::Notice { to_model: true, .. }));
+    (only_words && !was_told).then_some(Ended::WithoutOutput)
+}
+
+/// What was wrong with the last try to end with a structured result, where there were as many as there may be since the
+/// last message.
+fn last_try(history: &[Entry]) -> Option<String> {
+    let since = history.iter().rev().take_while(|e| !matches!(e, Entry::UserMessage { .. }));
+    let mut tries = since.filter_map(|entry| match entry {
+        Entry::CallFinished { name, output, is_error: true, .. } if name == finish::NAME => Some(output.as_str()),
+        Entry::Reply(reply) if reply.calls.is_empty() && !reply.cut_off => Some("it ended without a result"),
+        _ => None,
+    });
+    let last = tries.next()?;
+    (tries.count() + 1 >= MOST_TRIES).then(|| last.to_owned())
 }
 
 /// The newest words of the model; it may end with an empty answer after them.

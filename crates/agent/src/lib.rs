@@ -167,6 +167,8 @@ pub struct Task {
     pub budget: Budget,
     /// Variables of every shell command (those that set-up left).
     pub env: BTreeMap<String, String>,
+    /// What its structured result shall fit, where one is asked for.
+    pub output: Option<OutputSchema>,
     /// Whether calls that an earlier attempt left under way may still be in this sandbox.
     pub same_sandbox: bool,
 }
@@ -195,6 +197,15 @@ impl Default for Budget {
 pub enum Outcome {
     /// It says the task is done; its final words.
     Finished(String),
+    /// It says the task is done, with the structured result that was asked for.
+    Answered {
+        /// Its final words.
+        summary: String,
+        /// As the schema wants it.
+        output: Value,
+    },
+    /// It would not give the structured result that was asked for; what was wrong with its last try.
+    NoOutput(String),
     /// It says the task cannot be done; its reason.
     GaveUp(String),
     /// A budget ended it.
@@ -235,5 +246,8 @@ mod budget;
 mod history;
 pub mod models;
 pub mod native;
+mod output;
 mod prompt;
 mod tools;
+
+pub use output::{LARGEST_SCHEMA, OutputSchema};

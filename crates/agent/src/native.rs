@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Budget, Delta, Entry, Error, Limit, Log, Outcome, Reply, Task, ToolCall,
     budget::{Halt, Spent},
-    history::{self, OpenCall},
+    history::{self, Ended, OpenCall},
     models::{Model, ModelError, Request, ToolSpec},
     prompt,
     tools::{self, Context, Output, Tool, ToolError},
@@ -32,6 +32,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Read-only calls of one reply that run at once.
 const SIDE_BY_SIDE: usize = 8;
+/// What a model is told that has ended its work without the structured result.
+const ASK_FOR_OUTPUT: &str = "[codegen] The work is not at its end: the person asks for a structured result. Call `finish` with it in \
+`output`, or with success false and the reason if the task cannot be done.";
 const INTERRUPTED: &str = "interrupted: it was under way when its sandbox was lost; its effect is unknown";
 
 /// Works on the task until it ends.
@@ -44,11 +47,12 @@ pub async fn run(
     log: &mut dyn Log,
     stop: CancellationToken,
 ) -> Result<Outcome, Error> {
-    let tools = tools::all();
+    let wants_output = task.output.is_some();
+    let tools = tools::all(task.output);
     let mut agent = Agent {
         specs: tools.iter().map(|tool| tool.spec()).collect(),
         tools,
-        system: prompt::system(&*sandbox, &task.rules),
+        system: prompt::system(&*sandbox, &task.rules, wants_output),
         halt: Halt::new(stop, task.budget.max_time),
         spent: Spent::of(&task.history),
         call_ids: call_ids(&task.history),
@@ -70,8 +74,12 @@ pub async fn run(
             agent.run_calls(open).await?;
             continue;
         }
-        if let Some(outcome) = history::ended(&agent.history) {
-            return Ok(outcome);
+        match history::ended(&agent.history, wants_output) {
+            Some(Ended::With(outcome)) => return Ok(outcome),
+            Some(Ended::WithoutOutput) => {
+                agent.append(Entry::Notice { text: ASK_FOR_OUTPUT.to_owned(), to_model: true }).await?;
+            }
+            None => {}
         }
         if let Some(outcome) = agent.halt.due() {
             return Ok(outcome);

@@ -1,6 +1,9 @@
 //! `codegen agent`: a run on a server.
 
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -34,6 +37,9 @@ pub struct Args {
     /// Word to find the run by; may be given several times
     #[arg(long = "tag", value_name = "TAG", requires = "prompt")]
     tags: Vec<String>,
+    /// File with a JSON schema: the run ends with a structured result that fits it
+    #[arg(long, value_name = "FILE", requires = "prompt")]
+    output_schema: Option<PathBuf>,
     /// Watch the run until it ends
     #[arg(long, global = true)]
     follow: bool,
@@ -71,6 +77,9 @@ enum Action {
         /// Image to send with it (png, jpeg, gif or webp)
         #[arg(long = "image", value_name = "FILE")]
         images: Vec<PathBuf>,
+        /// File with another JSON schema for the run's structured result
+        #[arg(long, value_name = "FILE")]
+        output_schema: Option<PathBuf>,
     },
 }
 
@@ -92,6 +101,9 @@ pub async fn agent(args: Args) -> Result<()> {
         }
         if !args.tags.is_empty() {
             body.insert("tags".to_owned(), Value::from(args.tags));
+        }
+        if let Some(path) = &args.output_schema {
+            body.insert("output_schema".to_owned(), json_of(&read_schema(path)?, path)?);
         }
         let run = client.post_once(&client.org_path("/agent/run"), &Value::Object(body)).await?;
         return shown(&client, &run, None, args.follow, args.json).await;
@@ -137,11 +149,14 @@ pub async fn agent(args: Args) -> Result<()> {
             };
             Ok(())
         }
-        Some(Action::Resume { text, images }) => {
+        Some(Action::Resume { text, images, output_schema }) => {
             let images = images.iter().map(data_uri).collect::<Result<Vec<_>>>()?;
             // What was there before was seen before.
             let seen = if args.follow { client.events_so_far(id, |_, _| {}).await? } else { None };
-            let body = json!({ "agent_run_id": id, "prompt": text, "images": images });
+            let mut body = json!({ "agent_run_id": id, "prompt": text, "images": images });
+            if let Some(path) = &output_schema {
+                body["output_schema"] = json_of(&read_schema(path)?, path)?;
+            }
             let run = client.post_once(&client.org_path("/agent/run/resume"), &body).await?;
             shown(&client, &run, seen, args.follow, args.json).await
         }
@@ -212,9 +227,21 @@ fn print_run(run: &Value, stat: Option<&str>, json: bool) {
         let tags: Vec<String> = tags.iter().filter_map(Value::as_str).map(plain_text).collect();
         say!("tags          {}", tags.join(", "));
     }
+    if !run["output"].is_null() {
+        say!("output        {}", plain_text(&run["output"].to_string()));
+    }
     for pull_request in run["github_pull_requests"].as_array().into_iter().flatten() {
         say!("pull request  {}", plain_text(pull_request["url"].as_str().unwrap_or("-")));
     }
+}
+
+/// A file's JSON schema, as it is written there.
+pub fn read_schema(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn json_of(text: &str, path: &Path) -> Result<Value> {
+    serde_json::from_str(text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
 fn data_uri(path: &PathBuf) -> Result<String> {

@@ -33,6 +33,9 @@ pub struct Args {
     /// Push and open a pull request
     #[arg(long)]
     pr: bool,
+    /// File with a JSON schema: the agent ends with a structured result that fits it
+    #[arg(long, value_name = "FILE")]
+    output_schema: Option<PathBuf>,
     /// Print events as JSON lines
     #[arg(long)]
     json: bool,
@@ -60,6 +63,7 @@ pub async fn run(args: Args, means: Means) -> Result<ExitCode> {
         model,
         push: args.push || args.pr,
         open_pr: args.pr,
+        output_schema: args.output_schema.as_deref().map(crate::agent::read_schema).transpose()?,
     };
     let once = Once::start(config, means, task).await?;
     let stop = once.stopper();
@@ -83,6 +87,9 @@ pub async fn run(args: Args, means: Means) -> Result<ExitCode> {
         }
         if let Some(url) = &end.pull_request {
             writeln!(out, "pull request  {url}").ok();
+        }
+        if let Some(output) = &end.output {
+            writeln!(out, "output        {output}").ok();
         }
         writeln!(out, "status        {}", end.status).ok();
     }

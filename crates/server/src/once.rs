@@ -5,7 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use codegen_agent::OutputSchema;
 use codegen_store::{NewRun, Run};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -27,6 +28,8 @@ pub struct Task {
     pub push: bool,
     /// Open a pull request.
     pub open_pr: bool,
+    /// JSON schema that the structured result shall fit.
+    pub output_schema: Option<String>,
 }
 
 /// How it ended.
@@ -42,6 +45,8 @@ pub struct End {
     pub pushed: bool,
     /// Its address.
     pub pull_request: Option<String>,
+    /// The structured result, as JSON.
+    pub output: Option<String>,
 }
 
 /// A run under way in this process.
@@ -76,6 +81,9 @@ impl Once {
         if task.prompt.trim().is_empty() {
             bail!("the prompt is empty");
         }
+        if let Some(schema) = &task.output_schema {
+            OutputSchema::parse(schema).map_err(|why| anyhow!("the output schema cannot be used: {why}"))?;
+        }
         let folder = Path::new(&task.origin);
         let folder = folder.is_dir().then(|| folder.canonicalize()).transpose().context("reading the folder")?;
         let origin = folder.as_ref().map_or_else(|| task.origin.clone(), |f| f.display().to_string());
@@ -104,6 +112,7 @@ impl Once {
                     base_commit,
                     push: task.push,
                     open_pr: task.open_pr,
+                    output_schema: task.output_schema,
                     ..NewRun::default()
                 },
                 app.now(),
@@ -162,6 +171,7 @@ impl Once {
             branch,
             pushed,
             pull_request: pull_requests.first().map(|p| p.url.clone()),
+            output: run.output,
         })
     }
 }

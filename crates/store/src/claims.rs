@@ -189,7 +189,7 @@ impl Store {
     /// [`Error::Fenced`].
     pub async fn set_output(&self, claim: &Claim, output: &str) -> Result<()> {
         let (claim, output) = (*claim, output.to_owned());
-        self.write(move |tx| {
+        self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
                 sqlx::query("UPDATE run_inputs SET output = $2 WHERE run_id = $1")

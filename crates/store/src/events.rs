@@ -7,6 +7,9 @@ use crate::{Change, ChangeKind, Result, Run, dialect::Tx, runs::full_run};
 /// Longest part of a run's result that an event carries, in characters.
 pub const RESULT: usize = 4000;
 
+/// Largest structured result that an event carries, in bytes; of a larger one there is none.
+const OUTPUT: usize = 64 << 10;
+
 /// Events of runs and pull requests, besides `ping`.
 pub const EVENTS: [&str; 9] = [
     "run.created",
@@ -60,6 +63,8 @@ pub async fn emit(tx: &mut Tx, run_id: i64, event: &str, extra: Option<(&str, Va
 
 fn of_run(run: &Run) -> Value {
     let result = run.result.as_ref().map(|text| text.chars().take(RESULT).collect::<String>());
+    let output = run.output.as_deref().filter(|text| text.len() <= OUTPUT);
+    let output = output.and_then(|text| serde_json::from_str::<Value>(text).ok());
     json!({
         "organization_id": run.org_id,
         "agent_run_id": run.id,
@@ -71,6 +76,7 @@ fn of_run(run: &Run) -> Value {
         "branch": run.branch,
         "summary": run.summary,
         "result": result,
+        "output": output,
     })
 }
 

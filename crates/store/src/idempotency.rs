@@ -38,6 +38,8 @@ pub enum Ask {
         text: String,
         /// Images, as data URIs.
         images: Vec<String>,
+        /// Replaces [`Run::output_schema`], where the run has ended.
+        output_schema: Option<String>,
     },
     /// [`Store::request_stop`].
     Stop {
@@ -62,12 +64,33 @@ pub type Answer =
     Arc<dyn Fn(Run, Vec<PullRequest>) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 impl Store {
+    /// Does what is asked.
+    ///
+    /// # Errors
+    /// Those of what is asked.
+    pub async fn ask(&self, org_id: i64, ask: Ask, now: i64) -> Result<Run> {
+        self.write_rows(move |tx| Box::pin(async move { done(tx, org_id, ask, now).await })).await
+    }
+
     /// Does what is asked unless this key did it within the last 24 hours.
     ///
     /// # Errors
     /// Those of what is asked; then nothing is kept and the key is free.
     pub async fn ask_once(&self, org_id: i64, key: RequestKey, ask: Ask, answer: Answer, now: i64) -> Result<Answered> {
         self.write(move |tx| Box::pin(async move { ask_once(tx, org_id, key, ask, answer, now).await })).await
+    }
+}
+
+async fn done(tx: &mut Tx, org_id: i64, ask: Ask, now: i64) -> Result<Run> {
+    match ask {
+        Ask::Create(new) => runs::create(tx, org_id, new, now).await,
+        Ask::Message { run_id, text, images, output_schema } => {
+            if let Some(schema) = output_schema {
+                runs::set_output_schema(tx, org_id, run_id, &schema).await?;
+            }
+            runs::add_message(tx, org_id, run_id, &text, &images, now).await
+        }
+        Ask::Stop { run_id } => runs::request_stop(tx, org_id, run_id, now).await,
     }
 }
 
@@ -94,11 +117,7 @@ async fn ask_once(tx: &mut Tx, org_id: i64, key: RequestKey, ask: Ask, answer: A
         }
         None => {}
     }
-    let run = match ask {
-        Ask::Create(new) => runs::create(tx, org_id, new, now).await?,
-        Ask::Message { run_id, text, images } => runs::add_message(tx, org_id, run_id, &text, &images, now).await?,
-        Ask::Stop { run_id } => runs::request_stop(tx, org_id, run_id, now).await?,
-    };
+    let run = done(tx, org_id, ask, now).await?;
     let pull_requests =
         sqlx::query_as::<Db, PullRequest>("SELECT * FROM pull_requests WHERE org_id = $1 AND run_id = $2 ORDER BY id")
             .bind(org_id)

@@ -300,6 +300,20 @@ pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<R
     full_run(tx, run_id).await
 }
 
+/// Asks a run that has ended for another structured result. A live one's agent has been told of the one before.
+pub async fn set_output_schema(tx: &mut Tx, org_id: i64, run_id: i64, schema: &str) -> Result<()> {
+    if phase_of(tx, org_id, run_id).await? != Phase::Done {
+        let sentence = "This run is not at its end yet; another output_schema can be given once it is.";
+        return Err(Error::Conflict(sentence.to_owned()));
+    }
+    sqlx::query("UPDATE run_inputs SET output_schema = $2 WHERE run_id = $1")
+        .bind(run_id)
+        .bind(schema)
+        .execute(&mut tx.conn)
+        .await?;
+    Ok(())
+}
+
 /// Appends a follow-up and queues the run again where it had ended.
 pub async fn add_message(
     tx: &mut Tx,
@@ -340,6 +354,10 @@ pub async fn queue_again(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Res
     .bind(now)
     .execute(&mut tx.conn)
     .await?;
+    sqlx::query("UPDATE run_inputs SET output = NULL WHERE run_id = $1 AND output IS NOT NULL")
+        .bind(run_id)
+        .execute(&mut tx.conn)
+        .await?;
     append_status(tx, run_id, Phase::Queued, None, now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
     events::emit(tx, run_id, "run.resumed", None, now).await

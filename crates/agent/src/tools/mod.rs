@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{Delta, budget::Halt, models::ToolSpec};
+use crate::{Delta, budget::Halt, models::ToolSpec, output::OutputSchema};
 
 /// What a call runs in.
 pub(crate) struct Context<'a> {
@@ -134,8 +134,8 @@ pub(crate) trait Tool: Send + Sync {
     async fn call(&self, input: &Value, context: &Context<'_>) -> Result<Output, ToolError>;
 }
 
-/// All tools.
-pub(crate) fn all() -> Vec<Box<dyn Tool>> {
+/// All tools; the last takes a structured result where one is asked for.
+pub(crate) fn all(output: Option<OutputSchema>) -> Vec<Box<dyn Tool>> {
     vec![
         Box::new(shell::Shell),
         Box::new(read::Read),
@@ -143,7 +143,7 @@ pub(crate) fn all() -> Vec<Box<dyn Tool>> {
         Box::new(write::Write),
         Box::new(glob::Glob),
         Box::new(grep::Grep),
-        Box::new(finish::Finish),
+        Box::new(finish::Finish { output }),
     ]
 }
 

@@ -51,6 +51,7 @@ async fn commands_and_file_tools_work_on_the_same_files_and_carry_state_over() {
         model,
         budget: Budget::default(),
         env: BTreeMap::new(),
+        output: None,
         same_sandbox: false,
     };
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await;

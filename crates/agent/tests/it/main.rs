@@ -7,6 +7,7 @@ mod fake;
 mod files;
 mod isolated;
 mod openai;
+mod output;
 mod resume;
 mod serve;
 mod shell;

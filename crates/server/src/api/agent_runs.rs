@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, extract::State, response::Response};
-use codegen_agent::models::ConnectError;
+use codegen_agent::{OutputSchema, models::ConnectError};
 use codegen_store::{Ask, NewRun, PullRequest, Run};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -77,6 +77,12 @@ pub struct AgentRunResponse {
     tags: Vec<String>,
     /// Left out of lists.
     archived: bool,
+    /// What [`AgentRunResponse::output`] shall fit.
+    #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
+    output_schema: Option<Box<RawValue>>,
+    /// The structured result; none while there is none, and where the run ended without one.
+    #[schema(value_type = Option<serde_json::Value>)]
+    output: Option<Box<RawValue>>,
     /// Of a continued run: its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_agent_run_id: Option<i64>,
@@ -116,9 +122,9 @@ pub fn web_url(app: &App, run_id: i64) -> String {
     format!("{}/runs/{run_id}", app.config.public_url)
 }
 
-/// The caller's JSON as it came.
-pub fn metadata(run: &Run) -> serde_json::Result<Option<Box<RawValue>>> {
-    run.metadata.clone().map(RawValue::from_string).transpose()
+/// A column of JSON as it came.
+pub fn raw(column: &Option<String>) -> serde_json::Result<Option<Box<RawValue>>> {
+    column.clone().map(RawValue::from_string).transpose()
 }
 
 /// A run as it is shown.
@@ -135,7 +141,9 @@ pub fn shown(app: &App, run: Run, pull_requests: Vec<PullRequest>) -> serde_json
         status: Some(run.status().to_owned()),
         created_at: Some(time(run.created_at)),
         web_url: Some(web_url(app, run.id)),
-        metadata: metadata(&run)?,
+        metadata: raw(&run.metadata)?,
+        output_schema: raw(&run.output_schema)?,
+        output: raw(&run.output)?,
         result: run.result,
         summary: run.summary,
         source_type: Some(run.source_type),
@@ -193,6 +201,9 @@ pub struct CreateAgentRunInput {
     /// Words to find it by: at most 20, each of at most 64 characters.
     #[schema(value_type = Option<Vec<String>>)]
     tags: Vec<String>,
+    /// A JSON schema that the run's `output` shall fit: at most 64 KiB, and everything that it refers to is in it.
+    #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
+    output_schema: Option<String>,
 }
 
 /// An agent.
@@ -216,6 +227,14 @@ fn prompt(fields: &mut Fields<'_>) -> Option<String> {
         return None;
     }
     Some(prompt)
+}
+
+fn output_schema(fields: &mut Fields<'_>) -> Option<Option<String>> {
+    let schema = fields.optional_object("output_schema")?;
+    if let Some(Err(why)) = schema.as_deref().map(OutputSchema::parse) {
+        fields.fail(&["body", "output_schema"], "value_error", format!("Value error, {why}"));
+    }
+    Some(schema)
 }
 
 impl Input for CreateAgentRunInput {
@@ -255,6 +274,7 @@ impl Input for CreateAgentRunInput {
             }
         }
         let tags = run_edits::tags(fields);
+        let output_schema = output_schema(fields);
         let agent_type = fields.optional_word("agent_type", &["codegen", "claude_code"]);
         if matches!(&agent_type, Some(Some(word)) if word == "claude_code") {
             fields.fail(
@@ -272,6 +292,7 @@ impl Input for CreateAgentRunInput {
             model: model?,
             agent_type: agent_type?,
             tags: tags?,
+            output_schema: output_schema?,
         })
     }
 }
@@ -294,6 +315,9 @@ pub struct ResumeAgentRunInput {
     /// Images as base64 data URIs.
     #[schema(value_type = Option<Vec<String>>)]
     images: Vec<String>,
+    /// Another JSON schema for the run's `output`, where the run has ended; without one, the run's stays.
+    #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
+    output_schema: Option<String>,
 }
 
 impl Input for ResumeAgentRunInput {
@@ -305,7 +329,8 @@ impl Input for ResumeAgentRunInput {
         let agent_run_id = fields.int("agent_run_id");
         let prompt = prompt(fields);
         let images = images::read(fields);
-        Some(Self { agent_run_id: agent_run_id?, prompt: prompt?, images: images? })
+        let output_schema = output_schema(fields);
+        Some(Self { agent_run_id: agent_run_id?, prompt: prompt?, images: images?, output_schema: output_schema? })
     }
 }
 
@@ -348,6 +373,7 @@ pub async fn create(
         model: input.model.or_else(|| app.config.default_model()),
         agent_type: input.agent_type,
         tags: input.tags,
+        output_schema: input.output_schema,
         base_branch: input.base_branch,
         source_type: "API".to_owned(),
         push: out,
@@ -402,14 +428,15 @@ pub async fn list_alias(
     operation_id = "resume_agent_run_v1_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
-        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+        (status = 404, description = "Not Found", body = Refusal),
+        (status = 409, description = "Its state does not allow it", body = Refusal), Refusals))]
 pub async fn resume(
     State(app): State<Arc<App>>,
     asked: Asked<InOrg, ResumeAgentRunInput>,
 ) -> Result<Response, ApiError> {
-    let ResumeAgentRunInput { agent_run_id, prompt, images } = asked.input;
-    idempotency::ask(&app, asked.by.org_id, asked.key, Ask::Message { run_id: agent_run_id, text: prompt, images })
-        .await
+    let ResumeAgentRunInput { agent_run_id, prompt, images, output_schema } = asked.input;
+    let message = Ask::Message { run_id: agent_run_id, text: prompt, images, output_schema };
+    idempotency::ask(&app, asked.by.org_id, asked.key, message).await
 }
 
 /// The same under `/v1/beta`.
@@ -417,7 +444,8 @@ pub async fn resume(
     operation_id = "resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", params(("org_id" = i64, Path), KeyHeader),
     request_body = ResumeAgentRunInput,
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
-        (status = 404, description = "Not Found", body = Refusal), Refusals))]
+        (status = 404, description = "Not Found", body = Refusal),
+        (status = 409, description = "Its state does not allow it", body = Refusal), Refusals))]
 pub async fn resume_beta(app: State<Arc<App>>, asked: Asked<InOrg, ResumeAgentRunInput>) -> Result<Response, ApiError> {
     resume(app, asked).await
 }

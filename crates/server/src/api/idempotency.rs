@@ -72,12 +72,8 @@ pub async fn ask(app: &Arc<App>, org_id: i64, key: Option<RequestKey>, ask: Ask)
     };
     let now = app.now();
     let Some(key) = key else {
-        let run = match ask {
-            Ask::Create(new) => app.store.create_run(org_id, new, now).await,
-            Ask::Message { run_id, text, images } => app.store.add_message(org_id, run_id, &text, &images, now).await,
-            Ask::Stop { run_id } => app.store.request_stop(org_id, run_id, now).await,
-        };
-        let mut response = response(app, run.map_err(refused)?).await?;
+        let run = app.store.ask(org_id, ask, now).await.map_err(refused)?;
+        let mut response = response(app, run).await?;
         response.new_agent_run_id = is_message.then_some(response.id);
         return Ok(Json(response).into_response());
     };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    agent_runs::{metadata, no_run, web_url},
+    agent_runs::{no_run, raw, web_url},
     auth::{Asked, InOrg},
     body::{Fields, Input},
     error::{ApiError, Refusal, Refusals},
@@ -181,7 +181,7 @@ pub async fn alpha(
         status: Some(run.status().to_owned()),
         created_at: Some(time(run.created_at)),
         web_url: Some(web_url(&app, run.id)),
-        metadata: metadata(&run).map_err(|error| ApiError::internal(&error))?,
+        metadata: raw(&run.metadata).map_err(|error| ApiError::internal(&error))?,
         result: run.result,
         logs: rows.into_iter().map(log).collect(),
         total_logs: Some(total),

@@ -19,6 +19,7 @@ use axum::{
 use codegen_store::{Change, ChangeKind, Phase, Reason, Run, RunList};
 use futures::Stream;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
@@ -77,6 +78,9 @@ pub struct RunView {
     pull_requests: Vec<GithubPullRequestResponse>,
     tags: Vec<String>,
     archived: bool,
+    /// The structured result, where one was asked for; in a list none.
+    #[schema(value_type = Option<serde_json::Value>)]
+    output: Option<Box<RawValue>>,
 }
 
 /// A part of the list of runs.
@@ -172,6 +176,8 @@ pub(super) async fn views(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<
         log_seq: run.log_seq,
         tags: run.tags,
         archived: run.archived,
+        // What was checked when it was kept; a row that holds something else shows none.
+        output: run.output.and_then(|text| RawValue::from_string(text).ok()),
     };
     Ok(runs.into_iter().map(view).collect())
 }

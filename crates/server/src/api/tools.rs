@@ -94,6 +94,7 @@ fn definitions() -> Vec<ToolDefinition> {
                 ("repo_id".to_owned(), perhaps("integer", "In which repository")),
                 ("base_branch".to_owned(), perhaps("string", "From which branch of it")),
                 ("model".to_owned(), perhaps("string", "Which model, as provider/name")),
+                ("output_schema".to_owned(), perhaps("object", "JSON schema of a structured result")),
             ],
             &["prompt"],
         ),

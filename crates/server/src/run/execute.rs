@@ -7,7 +7,7 @@ use codegen_agent::{Error as AgentError, Limit, Outcome, Task, native};
 use codegen_sandbox::Error as SandboxError;
 use codegen_store::{Org, Phase, Reason, Repo, Run, RunUpdate, User, failpoint};
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -62,6 +62,14 @@ pub(super) struct Ending {
     pub text: String,
     /// For the operator.
     pub cause: Option<String>,
+    /// The structured result.
+    pub output: Option<Value>,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        Self { reason: Reason::Complete, text: String::new(), cause: None, output: None }
+    }
 }
 
 /// Something is wrong with what was asked for, not with the platform: the run ends as ERROR with this sentence.
@@ -183,6 +191,7 @@ impl Story {
                 model: prepared.model.clone(),
                 budget: self.app.config.budget(),
                 env: prepared.env.clone(),
+                output: prepared.output.clone(),
                 same_sandbox: prepared.same_sandbox,
             };
             let is_full = log.is_full();
@@ -192,12 +201,16 @@ impl Story {
                 outcome = agent(task, prepared.sandbox.clone(), &mut log, signals.stop.clone()) => outcome,
                 () = after(&signals.let_go, LET_GO_GRACE) => return Ok(Ended::LetGo),
             };
+            let lacks_output =
+                prepared.output.is_some() && !matches!(outcome, Ok(Outcome::Answered { .. } | Outcome::NoOutput(_)));
             let mut ending = match outcome {
                 Ok(outcome) => Ending::from(outcome),
                 Err(AgentError::Log(error)) if error.is::<LetGo>() => return Ok(Ended::LetGo),
-                Err(AgentError::Log(error)) if error.is::<TraceFull>() => {
-                    Ending { reason: Reason::MaxIterations, text: full_trace(self.app.config.trace), cause: None }
-                }
+                Err(AgentError::Log(error)) if error.is::<TraceFull>() => Ending {
+                    reason: Reason::MaxIterations,
+                    text: full_trace(self.app.config.trace),
+                    ..Ending::default()
+                },
                 Err(AgentError::Log(error)) => {
                     // As its own type, for the worker tells a full disk and a lost claim from the rest.
                     let error = match error.downcast::<codegen_store::Error>() {
@@ -208,6 +221,9 @@ impl Story {
                 }
                 Err(AgentError::Sandbox(error)) => return Err(error.into()),
             };
+            if lacks_output {
+                finish::add(&mut ending, "There is no structured result.");
+            }
             if let Some(keeper) = keeper {
                 keeper.end(&self.stop).await;
             }
@@ -226,8 +242,12 @@ impl Story {
     async fn end(&self, log: &RunLog, ending: &Ending) -> Result<bool> {
         let claim = self.run.claim();
         let is_error = ending.reason != Reason::Complete;
-        log.note("result", json!({ "text": ending.text, "is_error": is_error, "reason": ending.reason.as_str() }))
-            .await?;
+        let mut note = json!({ "text": ending.text, "is_error": is_error, "reason": ending.reason.as_str() });
+        if let Some(output) = &ending.output {
+            note["output"] = output.clone();
+            self.app.store.set_output(&claim, &output.to_string()).await?;
+        }
+        log.note("result", note).await?;
         let now = self.app.now();
         let answers = matches!(ending.reason, Reason::Complete | Reason::Error) && ending.cause.is_none();
         if answers {
@@ -253,7 +273,8 @@ impl Story {
     async fn end_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
         let mut ending = match why {
             None => {
-                Ending { reason: Reason::Cancelled, text: "Stopped before the agent began.".to_owned(), cause: None }
+                let text = "Stopped before the agent began.".to_owned();
+                Ending { reason: Reason::Cancelled, text, ..Ending::default() }
             }
             Some(error) => Ending::of_error(error)?,
         };
@@ -298,24 +319,26 @@ impl Ending {
         let theirs = error.chain().any(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>());
         let cause = Some(format!("{error:#}"));
         Ok(if let Some(lost) = error.downcast_ref::<LostAgain>() {
-            Self { reason: Reason::Failed, text: sentence_case(&lost.to_string()), cause }
+            Self { reason: Reason::Failed, text: sentence_case(&lost.to_string()), cause, output: None }
         } else if theirs {
             let sentence = error
                 .chain()
                 .find(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>())
                 .map(ToString::to_string);
-            Self { reason: Reason::Error, text: sentence_case(&sentence.unwrap_or_default()), cause }
+            Self { reason: Reason::Error, text: sentence_case(&sentence.unwrap_or_default()), cause, output: None }
         } else if let Some(SandboxError::HostRefuses(what_to_do)) = error.downcast_ref() {
             Self {
                 reason: Reason::Failed,
                 text: format!("This host does not allow isolated commands: {what_to_do}; {WAY_OUT}."),
                 cause,
+                output: None,
             }
         } else {
             Self {
                 reason: Reason::Failed,
                 text: format!("codegen could not prepare the run ({error}); its log has the cause."),
                 cause,
+                output: None,
             }
         })
     }
@@ -323,7 +346,16 @@ impl Ending {
 
 impl From<Outcome> for Ending {
     fn from(outcome: Outcome) -> Self {
+        let mut output = None;
         let (reason, text) = match outcome {
+            Outcome::Answered { summary, output: given } => {
+                output = Some(given);
+                (Reason::Complete, summary)
+            }
+            Outcome::NoOutput(why) => {
+                let text = format!("The agent gave no structured result that fits. Its last try: {why}");
+                (Reason::Error, text)
+            }
             Outcome::Finished(text) if text.trim().is_empty() => {
                 (Reason::Complete, "The agent ended without a word.".to_owned())
             }
@@ -341,7 +373,7 @@ impl From<Outcome> for Ending {
             Outcome::Stopped => (Reason::Cancelled, "Stopped.".to_owned()),
             Outcome::ModelFailed(sentence) => (Reason::Error, sentence),
         };
-        Self { reason, text, cause: None }
+        Self { reason, text, cause: None, output }
     }
 }
 

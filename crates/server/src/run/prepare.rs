@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use codegen_agent::{Entry, Log as _, models::Model};
+use codegen_agent::{Entry, Log as _, OutputSchema, models::Model};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
 use codegen_store::{Phase, Repo, Run, RunUpdate, failpoint};
 use secrecy::ExposeSecret as _;
@@ -39,6 +39,8 @@ pub(super) struct Prepared {
     pub sandbox: Arc<dyn Sandbox>,
     pub gateway: Gate,
     pub model: Arc<dyn Model>,
+    /// What the structured result shall fit.
+    pub output: Option<OutputSchema>,
     pub git: Option<Git>,
     pub env: BTreeMap<String, String>,
     /// Rules and context for the prompt.
@@ -136,6 +138,9 @@ async fn again_or_new(
     let stage = |name| Stage::new(&app, claim.run_id, name);
     let model = app.model(story.run.model.as_deref()).map_err(|e| CannotBeDone(format!("{e:#}")))?;
 
+    let output = story.run.output_schema.as_deref().map(OutputSchema::parse).transpose();
+    let output = output.map_err(|why| CannotBeDone(format!("the run's output_schema cannot be used: {why}")))?;
+
     let (git, (sandbox, gateway, is_new)) = match &story.repo {
         Some(repo) => {
             let mirror = Mirror::of(&app.config.data_dir, repo.id);
@@ -221,7 +226,17 @@ async fn again_or_new(
     tokio::try_join!(log.settled(), recorded, app.store.set_phase(&claim, Phase::Running))?;
 
     let rules = format!("{}\n{}", context(story, git.as_ref(), setup_failed.as_deref()), rules.text);
-    Ok(Prepared { sandbox, gateway, model, git, env: setup_env, rules, same_sandbox: !is_new, is_carried_out: true })
+    Ok(Prepared {
+        sandbox,
+        gateway,
+        model,
+        output,
+        git,
+        env: setup_env,
+        rules,
+        same_sandbox: !is_new,
+        is_carried_out: true,
+    })
 }
 
 async fn repository_rules(story: &Story, git: &Git) -> Result<Rules> {

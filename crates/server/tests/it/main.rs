@@ -23,6 +23,7 @@ mod messages;
 mod oidc;
 mod operations;
 mod org_data;
+mod outputs;
 mod packs;
 mod panics;
 mod retention;

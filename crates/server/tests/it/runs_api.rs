@@ -1,4 +1,4 @@
-//! Runs through HTTP: pages by key, filters, tags, the search, archiving, removal, structured results.
+//! Runs through HTTP: pages by key, filters, tags, the search, archiving, removal.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::time::Duration;
