@@ -169,8 +169,6 @@ pub struct Task {
     pub env: BTreeMap<String, String>,
     /// What its structured result shall fit, where one is asked for.
     pub output: Option<OutputSchema>,
-    /// Whether calls that an earlier attempt left under way may still be in this sandbox.
-    pub same_sandbox: bool,
 }
 
 /// Limits that end a run cleanly. Counted over the whole history, so a resumed run does not start anew.

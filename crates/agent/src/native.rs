@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Budget, Delta, Entry, Error, Limit, Log, Outcome, Reply, Task, ToolCall,
+    Budget, Delta, Entry, Error, Limit, Log, LogResult, Outcome, Reply, Task, ToolCall,
     budget::{Halt, Spent},
     history::{self, Ended, OpenCall},
     models::{Model, ModelError, Request, ToolSpec},
@@ -63,9 +63,6 @@ pub async fn run(
         sandbox,
         log,
     };
-    if !task.same_sandbox {
-        agent.close_interrupted_calls().await?;
-    }
     loop {
         let messages = agent.log.take_messages().await;
         agent.history.extend(messages);
@@ -95,6 +92,22 @@ pub async fn run(
             Asked::End(outcome) => return Ok(outcome),
         }
     }
+}
+
+/// Gives calls that were under way in a sandbox that is gone a result that says so; whether they had their effect is unknown.
+/// To be done before the next sandbox is known as the run's: found again there, they would be run.
+///
+/// # Errors
+/// The log's.
+pub async fn close_interrupted_calls(history: &[Entry], log: &mut dyn Log) -> LogResult {
+    for OpenCall { call, started } in history::open_calls(history) {
+        if started {
+            let text = format!("The call of {} was under way when its sandbox was lost.", call.name);
+            log.append(&failed(call, INTERRUPTED.to_owned())).await?;
+            log.append(&Entry::Notice { text, to_model: false }).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What came of a question to the model.
@@ -130,18 +143,6 @@ impl Agent<'_> {
 
     async fn notice(&mut self, text: String) -> Result<(), Error> {
         self.append(Entry::Notice { text, to_model: false }).await
-    }
-
-    /// Calls that were under way in a sandbox that is gone get a result that says so; whether they had their effect is unknown.
-    async fn close_interrupted_calls(&mut self) -> Result<(), Error> {
-        for OpenCall { call, started } in history::open_calls(&self.history) {
-            if started {
-                let text = format!("The call of {} was under way when its sandbox was lost.", call.name);
-                self.append(failed(call, INTERRUPTED.to_owned())).await?;
-                self.notice(text).await?;
-            }
-        }
-        Ok(())
     }
 
     /// One answer of the model, however many tries that takes.

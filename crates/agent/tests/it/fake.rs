@@ -303,15 +303,7 @@ pub fn message(text: &str) -> Entry {
 }
 
 pub fn task(model: Arc<dyn Model>, history: Vec<Entry>) -> Task {
-    Task {
-        history,
-        rules: String::new(),
-        model,
-        budget: Budget::default(),
-        env: BTreeMap::new(),
-        output: None,
-        same_sandbox: false,
-    }
+    Task { history, rules: String::new(), model, budget: Budget::default(), env: BTreeMap::new(), output: None }
 }
 
 /// Runs from a fresh prompt.

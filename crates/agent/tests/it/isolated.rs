@@ -52,7 +52,6 @@ async fn commands_and_file_tools_work_on_the_same_files_and_carry_state_over() {
         budget: Budget::default(),
         env: BTreeMap::new(),
         output: None,
-        same_sandbox: false,
     };
     let outcome = native::run(task, sandbox, &mut log, CancellationToken::new()).await;
     engine.destroy("agent-tools").await.unwrap();

@@ -146,6 +146,39 @@ fn a_run_that_a_killed_server_left_goes_on_at_the_next_start() {
 }
 
 #[test]
+fn a_command_of_a_lost_sandbox_is_not_run_again_in_the_next_one_though_its_server_dies_too() {
+    let fixture = Fixture::new();
+    let script = fixture.script(&json!([
+        {"text": "", "calls": [{"name": "shell", "input": {"command": "echo begun; sleep 60"}}]},
+        {"text": "", "expect": "interrupted", "calls": [{"name": "finish", "input": {"summary": "done", "success": true}}]},
+    ]));
+    let model = format!("scripted:{}", script.display());
+    let env = [("CODEGEN_DEFAULT_MODEL", model.as_str())];
+    let mut server = Server::logged_in(&fixture, &env);
+    let run = server.run_until(&server.add_repo(), &["\"text\":\"begun"]);
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    let sandboxes = fixture.dir.path().join("data/sandboxes");
+    for state in std::fs::read_dir(sandboxes)
+        .unwrap()
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("process.json")).ok())
+    {
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        let supervisor = Pid::from_raw(i32::try_from(state["pid"].as_i64().unwrap()).unwrap()).unwrap();
+        kill_process(supervisor, Signal::KILL).unwrap();
+    }
+    let addr = server.url.strip_prefix("http://").unwrap().to_owned();
+    drop(server);
+    let mut between = Server::start_at(&fixture, &[env[0], ("FAILPOINT", "prepared.after=1")], &addr);
+    assert!(!between.process.wait().unwrap().success(), "it ends when the next sandbox is the run's");
+    drop(between);
+    let server = Server::start_at(&fixture, &env, &addr);
+    let follow = server.client(&["agent", "--id", &run, "--follow"]);
+    assert!(follow.status.success(), "{}", text(&follow));
+    assert_eq!(text(&follow).matches("under way when its sandbox was lost").count(), 2, "{}", text(&follow));
+}
+
+#[test]
 fn a_server_whose_zygote_was_killed_ends_so_that_the_next_one_goes_on_with_its_runs() {
     let fixture = Fixture::new();
     let wait = "echo begun; while [ ! -e go ]; do read -t 0.05 x < /dev/zero || true; done";

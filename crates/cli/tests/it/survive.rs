@@ -25,6 +25,7 @@ const FAILPOINTS: &[(&str, u64)] = &[
     ("append.after", 30),
     ("sandbox.before", 1),
     ("sandbox.after", 1),
+    ("prepared.after", 1),
     ("keep.before", 2),
     ("keep.after", 2),
     ("push.before", 2),

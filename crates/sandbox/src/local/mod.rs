@@ -244,7 +244,7 @@ fn make_skeleton(zygote: &Zygote, dir: &Path, ids: Ids, layout: &host::Layout) -
 fn outcome(done: io::Result<Done>) -> Result<(), Error> {
     match done.map_err(io_error("asking the zygote"))? {
         Done::Ok => Ok(()),
-        // Its first process was killed while it was made.
+        // Its first process was killed while it was made: before it was let go, or after.
         Done::Failed { errno: libc::ESRCH, .. } => Err(Error::Gone("that was being made".to_owned())),
         Done::Failed { stage, error, errno } => {
             let mut text = format!("this host cannot make a sandbox: {stage}: {error}");

@@ -326,7 +326,7 @@ fn launch<T>(
             loop {
                 match report_read.read(&mut byte) {
                     Ok(0) | Err(_) => {
-                        break failed("starting the supervisor", &io::Error::other("it ended without a word"));
+                        break failed("starting the supervisor", &io::Error::from_raw_os_error(libc::ESRCH));
                     }
                     Ok(length) => report.extend_from_slice(byte.get(..length).unwrap_or_default()),
                 }

@@ -192,7 +192,6 @@ impl Story {
                 budget: self.app.config.budget(),
                 env: prepared.env.clone(),
                 output: prepared.output.clone(),
-                same_sandbox: prepared.same_sandbox,
             };
             let is_full = log.is_full();
             let outcome = tokio::select! {
@@ -232,8 +231,6 @@ impl Story {
             if self.end(&log, &ending).await? {
                 return Ok(Ended::Done);
             }
-            // Whatever the agent does next happens in the sandbox that it knows.
-            prepared.same_sandbox = true;
             self.app.store.set_phase(&self.run.claim(), Phase::Running).await?;
         }
     }

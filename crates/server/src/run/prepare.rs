@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use codegen_agent::{Entry, Log as _, OutputSchema, models::Model};
+use codegen_agent::{Entry, Log as _, OutputSchema, models::Model, native};
 use codegen_sandbox::{Error as SandboxError, Fence, Mount, Sandbox, Spec};
 use codegen_store::{Phase, Repo, Run, RunUpdate, failpoint};
 use secrecy::ExposeSecret as _;
@@ -45,8 +45,6 @@ pub(super) struct Prepared {
     pub env: BTreeMap<String, String>,
     /// Rules and context for the prompt.
     pub rules: String,
-    /// False when the sandbox is new.
-    pub same_sandbox: bool,
     /// False when there was no time to carry the work out.
     pub is_carried_out: bool,
 }
@@ -177,6 +175,7 @@ async fn again_or_new(
     let mut setup_failed = None;
     let mut rules = Rules::default();
     if is_new {
+        native::close_interrupted_calls(history, log).await.map_err(|e| anyhow!(e))?;
         if !sandbox.isolation().isolated() {
             log.notice(UNISOLATED).await?;
         }
@@ -224,19 +223,10 @@ async fn again_or_new(
     let place = RunUpdate { sandbox_id: story.run.sandbox_id.clone().filter(|_| is_new), ..RunUpdate::default() };
     let recorded = app.store.update_run(&claim, place, app.now());
     tokio::try_join!(log.settled(), recorded, app.store.set_phase(&claim, Phase::Running))?;
+    failpoint::hit("prepared.after");
 
     let rules = format!("{}\n{}", context(story, git.as_ref(), setup_failed.as_deref()), rules.text);
-    Ok(Prepared {
-        sandbox,
-        gateway,
-        model,
-        output,
-        git,
-        env: setup_env,
-        rules,
-        same_sandbox: !is_new,
-        is_carried_out: true,
-    })
+    Ok(Prepared { sandbox, gateway, model, output, git, env: setup_env, rules, is_carried_out: true })
 }
 
 async fn repository_rules(story: &Story, git: &Git) -> Result<Rules> {
