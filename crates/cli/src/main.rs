@@ -13,6 +13,7 @@ mod db;
 mod df;
 mod doctor;
 mod login;
+mod models;
 mod org;
 mod out;
 mod progress;
@@ -64,6 +65,8 @@ enum Command {
     Token(token::Args),
     /// What agents shall keep to: rules of the organization, of a repository, and your own
     Rules(rules::Args),
+    /// Models that runs may use, and the organization's own accounts with providers
+    Models(models::Args),
     /// Tell addresses of yours what happens to runs
     Webhooks(webhooks::Args),
     /// Keep a server's address and a token for later commands
@@ -189,6 +192,7 @@ fn main() -> ExitCode {
         Command::Org(args) => without_sandboxes(org::org(args)),
         Command::Token(args) => without_sandboxes(token::token(args)),
         Command::Rules(args) => without_sandboxes(rules::rules(args)),
+        Command::Models(args) => without_sandboxes(models::models(args)),
         Command::Webhooks(args) => without_sandboxes(webhooks::webhooks(args)),
         Command::Login(args) => without_sandboxes(login::login(args)),
         Command::User(args) => without_sandboxes(user::user(args)),

@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use codegen_agent::models::{self, ConnectError, Model};
 use codegen_sandbox::Engine;
 use codegen_store::{DirLock, NewUser, Store};
 use secrecy::{ExposeSecret, SecretString};
@@ -23,6 +22,7 @@ pub mod disk;
 pub mod engine;
 pub mod forge;
 pub mod incarnation;
+mod models;
 mod oidc;
 pub mod once;
 mod origins;
@@ -47,6 +47,7 @@ pub use codegen_sandbox::local::{Caller, Zygote};
 pub use codegen_store::failpoint;
 pub use config::Config;
 pub use engine::Means;
+pub use models::NoModel;
 pub use watch::{Viewer, Watches};
 pub use worker::Lease;
 
@@ -98,19 +99,6 @@ pub struct App {
 pub struct FirstStart {
     /// The admin's token; nobody can show it again.
     pub token: String,
-}
-
-/// Why a run has no model.
-#[derive(Debug, thiserror::Error)]
-pub enum NoModel {
-    /// None named and none set up.
-    #[error(
-        "there is no model to use: set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY, or name a default_model in the settings"
-    )]
-    NotSet,
-    /// The named one cannot be used.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
 }
 
 impl App {
@@ -220,16 +208,6 @@ impl App {
     /// Unix milliseconds.
     pub fn now(&self) -> i64 {
         self.clock.now()
-    }
-
-    /// The model of this name, or the default one.
-    ///
-    /// # Errors
-    /// A sentence on what to set.
-    pub fn model(&self, name: Option<&str>) -> Result<Arc<dyn Model>, NoModel> {
-        let default = if name.is_some() { None } else { self.config.default_model() };
-        let name = name.map(str::to_owned).or(default).ok_or(NoModel::NotSet)?;
-        Ok(models::connect(&name, &self.config.models)?)
     }
 }
 

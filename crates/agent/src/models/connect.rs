@@ -10,7 +10,7 @@ use super::{
     anthropic::Anthropic,
     http::{self, Patience, Provider},
     openai::OpenAi,
-    prices,
+    prices::{self, Rates},
     scripted::Scripted,
 };
 
@@ -64,7 +64,7 @@ pub enum ConnectError {
     #[error("the base URL of {provider} is not an http or https URL: {url:?}")]
     BaseUrl {
         /// `anthropic`, ...
-        provider: &'static str,
+        provider: String,
         /// As it is set.
         url: String,
     },
@@ -73,23 +73,103 @@ pub enum ConnectError {
     Client(#[from] reqwest::Error),
 }
 
-/// One provider's part of the settings.
-struct Entrance<'a> {
+/// Which API a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// Anthropic's Messages.
+    Anthropic,
+    /// Chat completions.
+    OpenAi,
+}
+
+/// A provider that is known by its name.
+struct Known {
     name: &'static str,
     variable: &'static str,
-    key: &'a Option<SecretString>,
-    base_url: &'a Option<String>,
     default_url: &'static str,
+    api: Api,
+}
+
+const KNOWN: [Known; 6] = [
+    Known {
+        name: "anthropic",
+        variable: "ANTHROPIC_API_KEY",
+        default_url: "https://api.anthropic.com",
+        api: Api::Anthropic,
+    },
+    Known { name: "openai", variable: "OPENAI_API_KEY", default_url: "https://api.openai.com/v1", api: Api::OpenAi },
+    Known {
+        name: "gemini",
+        variable: "GEMINI_API_KEY",
+        default_url: "https://generativelanguage.googleapis.com/v1beta/openai",
+        api: Api::OpenAi,
+    },
+    Known { name: "xai", variable: "XAI_API_KEY", default_url: "https://api.x.ai/v1", api: Api::OpenAi },
+    Known {
+        name: "openrouter",
+        variable: "OPENROUTER_API_KEY",
+        default_url: "https://openrouter.ai/api/v1",
+        api: Api::OpenAi,
+    },
+    Known { name: "ollama", variable: "OLLAMA_BASE_URL", default_url: "http://127.0.0.1:11434", api: Api::OpenAi },
+];
+
+/// A provider with an account that is not the server's.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// What its models begin with.
+    pub provider: String,
+    /// Which API it speaks.
+    pub api: Api,
+    /// Where, if not at its usual address.
+    pub base_url: Option<String>,
+    /// Its key.
+    pub key: Option<SecretString>,
+    /// Where people set the key, for sentences.
+    pub key_setting: String,
+    /// What its models cost, where that is not as listed.
+    pub price: Option<Rates>,
+    /// The way there; that of the server's own accounts where there is none.
+    pub client: Option<Client>,
+}
+
+impl Keys {
+    fn of(&self, provider: &str) -> (&Option<SecretString>, &Option<String>) {
+        match provider {
+            "anthropic" => (&self.anthropic, &self.anthropic_base_url),
+            "openai" => (&self.openai, &self.openai_base_url),
+            "gemini" => (&self.gemini, &self.gemini_base_url),
+            "xai" => (&self.xai, &self.xai_base_url),
+            "openrouter" => (&self.openrouter, &self.openrouter_base_url),
+            "ollama" => (&None, &self.ollama_base_url),
+            _ => (&None, &None),
+        }
+    }
+
+    /// Whether a provider is set up here.
+    pub fn has(&self, provider: &str) -> bool {
+        let (key, base_url) = self.of(provider);
+        key.is_some() || base_url.is_some()
+    }
+}
+
+/// Names of the providers that are known.
+pub fn providers() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|known| known.name)
+}
+
+/// Which API a known provider speaks.
+pub fn api_of(provider: &str) -> Option<Api> {
+    KNOWN.iter().find(|known| known.name == provider).map(|known| known.api)
 }
 
 /// Provider and model of a name, bare ones by their beginning.
-fn split(name: &str) -> Option<(&str, &str)> {
+pub fn split(name: &str) -> Option<(&str, &str)> {
     if let Some(path) = name.strip_prefix("scripted:") {
         return Some(("scripted", path));
     }
     if let Some((provider, model)) = name.split_once('/') {
-        let known = ["anthropic", "openai", "gemini", "xai", "openrouter", "ollama"].contains(&provider);
-        return (known && !model.is_empty()).then_some((provider, model));
+        return (api_of(provider).is_some() && !model.is_empty()).then_some((provider, model));
     }
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     let provider = if begins(&["claude-"]) {
@@ -117,88 +197,62 @@ pub fn is_known(name: &str) -> bool {
 /// When the name is unknown, its key is missing, or its script cannot be read.
 pub fn connect(name: &str, keys: &Keys) -> Result<Arc<dyn Model>, ConnectError> {
     let (provider, model) = split(name).ok_or_else(|| ConnectError::Unknown(name.to_owned()))?;
-    let entrance = match provider {
-        "scripted" => return Ok(Arc::new(Scripted::open(name, Path::new(model)).map_err(ConnectError::Script)?)),
-        "anthropic" => Entrance {
-            name: "anthropic",
-            variable: "ANTHROPIC_API_KEY",
-            key: &keys.anthropic,
-            base_url: &keys.anthropic_base_url,
-            default_url: "https://api.anthropic.com",
-        },
-        "openai" => Entrance {
-            name: "openai",
-            variable: "OPENAI_API_KEY",
-            key: &keys.openai,
-            base_url: &keys.openai_base_url,
-            default_url: "https://api.openai.com/v1",
-        },
-        "gemini" => Entrance {
-            name: "gemini",
-            variable: "GEMINI_API_KEY",
-            key: &keys.gemini,
-            base_url: &keys.gemini_base_url,
-            default_url: "https://generativelanguage.googleapis.com/v1beta/openai",
-        },
-        "xai" => Entrance {
-            name: "xai",
-            variable: "XAI_API_KEY",
-            key: &keys.xai,
-            base_url: &keys.xai_base_url,
-            default_url: "https://api.x.ai/v1",
-        },
-        "openrouter" => Entrance {
-            name: "openrouter",
-            variable: "OPENROUTER_API_KEY",
-            key: &keys.openrouter,
-            base_url: &keys.openrouter_base_url,
-            default_url: "https://openrouter.ai/api/v1",
-        },
-        "ollama" => Entrance {
-            name: "ollama",
-            variable: "OLLAMA_BASE_URL",
-            key: &None,
-            base_url: &keys.ollama_base_url,
-            default_url: "http://127.0.0.1:11434",
-        },
-        _ => return Err(ConnectError::Unknown(name.to_owned())),
-    };
-    let key = entrance.key.clone();
-    let own_url = entrance.base_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
-    if key.is_none() && own_url.is_none() && entrance.name != "ollama" {
-        return Err(ConnectError::NoKey { provider: entrance.name, variable: entrance.variable });
+    if provider == "scripted" {
+        return Ok(Arc::new(Scripted::open(name, Path::new(model)).map_err(ConnectError::Script)?));
     }
-    let url = endpoint(&entrance, own_url.unwrap_or(entrance.default_url))?;
-    let name = format!("{}/{model}", entrance.name);
-    let price = prices::price(&name);
-    let provider = Provider {
-        name: entrance.name,
-        key_setting: entrance.variable,
-        model: model.to_owned(),
-        patience: Patience::default(),
+    let known = KNOWN.iter().find(|known| known.name == provider);
+    let known = known.ok_or_else(|| ConnectError::Unknown(name.to_owned()))?;
+    let (key, base_url) = keys.of(known.name);
+    let base_url = base_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
+    if key.is_none() && base_url.is_none() && known.name != "ollama" {
+        return Err(ConnectError::NoKey { provider: known.name, variable: known.variable });
+    }
+    let account = Account {
+        provider: known.name.to_owned(),
+        api: known.api,
+        base_url: base_url.map(str::to_owned),
+        key: key.clone(),
+        key_setting: known.variable.to_owned(),
+        price: None,
+        client: None,
     };
-    let client: Client = http::client()?;
-    Ok(if entrance.name == "anthropic" {
-        Arc::new(Anthropic { name, provider, client, url, key, price })
-    } else {
-        Arc::new(OpenAi { name, provider, client, url, key, price })
+    connect_account(model, account)
+}
+
+/// A model of an account, by its name without the provider.
+///
+/// # Errors
+/// When the account has no address that can be used.
+pub fn connect_account(model: &str, account: Account) -> Result<Arc<dyn Model>, ConnectError> {
+    let Account { provider, api, base_url, key, key_setting, price, client } = account;
+    let usual = || KNOWN.iter().find(|known| known.name == provider).map(|known| known.default_url.to_owned());
+    let base_url = base_url.or_else(usual).unwrap_or_default();
+    let url = endpoint(&provider, api, &base_url)?;
+    let name = format!("{provider}/{model}");
+    let price = price.map_or_else(|| prices::price(&name), Into::into);
+    let client = client.map_or_else(http::client, Ok)?;
+    let (model, patience) = (model.to_owned(), Patience::default());
+    let provider = Provider { name: provider, key_setting, key: key.clone(), model, patience };
+    Ok(match api {
+        Api::Anthropic => Arc::new(Anthropic { name, provider, client, url, key, price }),
+        Api::OpenAi => Arc::new(OpenAi { name, provider, client, url, key, price }),
     })
 }
 
 /// Where questions go. A path in the base URL is kept whole.
-fn endpoint(entrance: &Entrance<'_>, base: &str) -> Result<String, ConnectError> {
-    let base =
-        if entrance.name == "ollama" && !base.contains("://") { format!("http://{base}") } else { base.to_owned() };
+fn endpoint(provider: &str, api: Api, base: &str) -> Result<String, ConnectError> {
+    let is_ollama = provider == "ollama";
+    let base = if is_ollama && !base.contains("://") { format!("http://{base}") } else { base.to_owned() };
     let parsed = url::Url::parse(&base).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(parsed) = parsed else {
-        return Err(ConnectError::BaseUrl { provider: entrance.name, url: base });
+        return Err(ConnectError::BaseUrl { provider: provider.to_owned(), url: base });
     };
     let whole = base.trim_end_matches('/');
-    Ok(match entrance.name {
-        "anthropic" if whole.ends_with("/v1") => format!("{whole}/messages"),
-        "anthropic" => format!("{whole}/v1/messages"),
-        "ollama" if parsed.path() == "/" => format!("{whole}/v1/chat/completions"),
-        _ => format!("{whole}/chat/completions"),
+    Ok(match api {
+        Api::Anthropic if whole.ends_with("/v1") => format!("{whole}/messages"),
+        Api::Anthropic => format!("{whole}/v1/messages"),
+        Api::OpenAi if is_ollama && parsed.path() == "/" => format!("{whole}/v1/chat/completions"),
+        Api::OpenAi => format!("{whole}/chat/completions"),
     })
 }
 
@@ -224,10 +278,7 @@ mod tests {
 
     #[test]
     fn base_urls_keep_their_path() {
-        let at = |name, base| {
-            let entrance = Entrance { name, variable: "", key: &None, base_url: &None, default_url: "" };
-            endpoint(&entrance, base).unwrap()
-        };
+        let at = |name, base| endpoint(name, api_of(name).unwrap(), base).unwrap();
         assert_eq!(at("anthropic", "https://proxy/team/a/"), "https://proxy/team/a/v1/messages");
         assert_eq!(at("openai", "https://proxy/x/openai/v1"), "https://proxy/x/openai/v1/chat/completions");
         assert_eq!(at("ollama", "box:11434"), "http://box:11434/v1/chat/completions");

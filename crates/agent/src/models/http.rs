@@ -1,6 +1,6 @@
 //! What models over HTTP share: one client, streams that are noticed when they stall, refusals in plain words.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{borrow::Cow, sync::OnceLock, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
 use reqwest::{
@@ -45,9 +45,11 @@ impl Default for Patience {
 #[derive(Debug, Clone)]
 pub(crate) struct Provider {
     /// `anthropic`, `openai`, ...
-    pub(crate) name: &'static str,
-    /// The setting that holds its key.
-    pub(crate) key_setting: &'static str,
+    pub(crate) name: String,
+    /// Where its key is set.
+    pub(crate) key_setting: String,
+    /// Some servers repeat it in what they say of it.
+    pub(crate) key: Option<SecretString>,
     pub(crate) model: String,
     pub(crate) patience: Patience,
 }
@@ -146,6 +148,8 @@ impl Provider {
 
     /// An answer that is not one, by what is done about it.
     pub(crate) fn refusal(&self, status: StatusCode, after: Option<Duration>, body: &str) -> ModelError {
+        let body = self.without_key(body);
+        let body = body.as_ref();
         let said = said(body);
         let Self { name, key_setting, model, .. } = self;
         if is_context_full(&said) || is_context_full(body) {
@@ -171,6 +175,13 @@ impl Provider {
                 ModelError::Fatal(format!("{name} refuses the key ({said}); check {key_setting}"))
             }
             _ => ModelError::Fatal(format!("{name} refuses the request ({status}): {said}")),
+        }
+    }
+
+    fn without_key<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.key.as_ref().map(|key| key.expose_secret().trim()) {
+            Some(key) if !key.is_empty() && text.contains(key) => text.replace(key, "[the key]").into(),
+            Some(_) | None => text.into(),
         }
     }
 

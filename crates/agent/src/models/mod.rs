@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 pub use self::{
-    connect::{ConnectError, Keys, connect, is_known},
+    connect::{Account, Api, ConnectError, Keys, api_of, connect, connect_account, is_known, providers, split},
     http::install_tls,
 };
 use crate::{Delta, Entry, Reply};

@@ -190,13 +190,17 @@ fn body(model: &str, request: &Request<'_>) -> Value {
             }})
         })
         .collect();
-    json!({
+    let mut body = json!({
         "model": model,
         "stream": true,
         "stream_options": {"include_usage": true},
-        "tools": tools,
         "messages": messages(request),
-    })
+    });
+    // An empty list is refused.
+    if !tools.is_empty() {
+        body["tools"] = tools.into();
+    }
+    body
 }
 
 fn messages(request: &Request<'_>) -> Vec<Value> {

@@ -51,6 +51,12 @@ pub struct Price {
     long: Option<Long>,
 }
 
+impl From<Rates> for Price {
+    fn from(rates: Rates) -> Self {
+        Self { rates, long: None }
+    }
+}
+
 impl Price {
     /// US dollars of one call.
     pub fn cost(&self, usage: Usage) -> f64 {

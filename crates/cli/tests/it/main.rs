@@ -6,6 +6,7 @@ mod fixture;
 mod full_disk;
 mod keep;
 mod lost;
+mod models;
 mod no_sandbox;
 mod rules;
 mod run;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, extract::State, response::Response};
-use codegen_agent::{OutputSchema, models::ConnectError};
+use codegen_agent::OutputSchema;
 use codegen_store::{Ask, NewRun, PullRequest, Run};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -16,11 +16,12 @@ use super::{
     idempotency::{self, KeyHeader},
     images,
     limits::Limit,
+    models,
     page::{Page, Paging, time},
     run_edits,
     run_filters::{CursorQuery, Runs, RunsQuery},
 };
-use crate::{App, NoModel};
+use crate::App;
 
 const LONGEST_PROMPT: usize = 200_000;
 const LARGEST_METADATA: usize = 1 << 20;
@@ -252,27 +253,7 @@ impl Input for CreateAgentRunInput {
         let repo_id = fields.optional_int("repo_id");
         let base_branch = fields.optional_text("base_branch");
         let model = fields.optional_text("model");
-        // A script is a file of this machine, as a local repository is a folder of it.
-        let scripted = model.iter().flatten().any(|name| name.starts_with("scripted:"));
-        if scripted && !fields.app.config.allow_local_repos {
-            fields.fail(
-                &["body", "model"],
-                "value_error",
-                "Value error, this server takes no scripts: its setting allow_local_repos is off",
-            );
-            return None;
-        }
-        // Without a prompt there may be no body at all; the model then is not worth a failure.
-        if let (Some(_), Some(name)) = (&prompt, &model) {
-            match fields.app.model(name.as_deref()).err() {
-                None => {}
-                Some(NoModel::Connect(ConnectError::Client(error))) => {
-                    tracing::error!(%error, "preparing the HTTP client for models");
-                    fields.fail(&["body", "model"], "value_error", "Value error, the server cannot reach models");
-                }
-                Some(error) => fields.fail(&["body", "model"], "value_error", format!("Value error, {error}")),
-            }
-        }
+        models::refuse_scripts(fields, &model);
         let tags = run_edits::tags(fields);
         let output_schema = output_schema(fields);
         let agent_type = fields.optional_word("agent_type", &["codegen", "claude_code"]);
@@ -362,6 +343,11 @@ pub async fn create(
     asked: Asked<InOrg, CreateAgentRunInput>,
 ) -> Result<Response, ApiError> {
     let Asked { by, input, key } = asked;
+    models::check(&app, by.org_id, input.model.as_deref()).await?;
+    let model = match input.model {
+        Some(name) => Some(name),
+        None => app.default_model(by.org_id).await?,
+    };
     let org = app.store.org(by.org_id).await?;
     let out = org.enable_pr_creation && input.repo_id.is_some();
     let new = NewRun {
@@ -370,7 +356,7 @@ pub async fn create(
         prompt: input.prompt,
         images: input.images,
         metadata: input.metadata,
-        model: input.model.or_else(|| app.config.default_model()),
+        model,
         agent_type: input.agent_type,
         tags: input.tags,
         output_schema: input.output_schema,

@@ -10,8 +10,8 @@ use utoipa::{
 
 use super::{
     account, agent_runs, audit, changes, checks, claude_code, cli_rules, error, events, health, integrations, logs,
-    members, models, oidc, org_data, org_limits, organizations, pull_requests, repos, rules, run_edits, run_search,
-    run_views, session, setup, tokens, tools, trace, users, webhooks,
+    members, model_providers, models, oidc, org_data, org_limits, organizations, pull_requests, repos, rules,
+    run_edits, run_search, run_views, session, setup, tokens, tools, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -36,6 +36,8 @@ use super::{
         logs::get, logs::alpha, events::get,
         oidc::begin, oidc::callback, session::get, session::ways, session::create, session::delete,
         account::sessions, account::end_session, account::end_others, account::put_password, models::list, repos::branches,
+        models::list_of_org, models::put_default, model_providers::list, model_providers::create, model_providers::get,
+        model_providers::update, model_providers::delete, model_providers::test,
         run_edits::edit, run_edits::remove, run_search::search, run_views::list, run_views::get, run_views::changes,
         trace::screen, trace::entries, trace::output, trace::matches,
         rules::list_of_org, rules::add_to_org, rules::edit_of_org, rules::remove_of_org,

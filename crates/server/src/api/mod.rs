@@ -41,6 +41,7 @@ mod last_use;
 mod limits;
 mod logs;
 mod members;
+mod model_providers;
 mod models;
 mod oidc;
 mod org_data;
@@ -105,6 +106,14 @@ fn routes() -> Routes {
         .route("/repos/{repo_id}/rules/{rule_id}", patch(rules::edit_of_repo).delete(rules::remove_of_repo))
         .route("/my-rules", get(rules::list_mine).post(rules::add_mine))
         .route("/my-rules/{rule_id}", patch(rules::edit_mine).delete(rules::remove_mine))
+        .route("/models", get(models::list_of_org))
+        .route("/default-model", put(models::put_default))
+        .route("/model-providers", get(model_providers::list).post(model_providers::create))
+        .route(
+            "/model-providers/{model_provider_id}",
+            get(model_providers::get).patch(model_providers::update).delete(model_providers::delete),
+        )
+        .route("/model-providers/{model_provider_id}/test", post(model_providers::test))
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{webhook_id}", get(webhooks::get).patch(webhooks::update).delete(webhooks::delete))
         .route("/webhooks/{webhook_id}/ping", post(webhooks::ping))

@@ -86,7 +86,7 @@ pub fn scope_of(method: &Method, path: &str) -> Option<Scope> {
         ["/v1/organizations/{org_id}/", "/v1/beta/organizations/{org_id}/", "/v1/alpha/organizations/{org_id}/"];
     let area = if let Some(rest) = in_org.iter().find_map(|prefix| path.strip_prefix(prefix)) {
         match rest.split('/').next().unwrap_or_default() {
-            "agent" | "prs" | "claude_code" | "sandbox" | "setup-commands" | "tools" => Area::Runs,
+            "agent" | "prs" | "claude_code" | "sandbox" | "setup-commands" | "tools" | "models" => Area::Runs,
             "repos" | "repositories" => Area::Repos,
             _ => Area::Org,
         }

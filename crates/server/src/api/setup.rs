@@ -220,8 +220,8 @@ fn bad(sentence: impl Into<String>) -> ApiError {
 
 /// Queues a run that changes nothing outside.
 async fn start(app: &App, by: &InOrg, repo_id: Option<i64>, prompt: String, metadata: &Value) -> Result<Run, ApiError> {
-    let model = app.config.default_model();
-    if let Err(error) = app.model(model.as_deref()) {
+    let model = app.default_model(by.org_id).await?;
+    if let Err(error) = app.model(by.org_id, model.as_deref()).await {
         return Err(bad(format!("No run can be started: {error}.")));
     }
     let new = NewRun {

@@ -195,7 +195,11 @@ pub async fn execute(State(app): State<Arc<App>>, asked: Asked<InOrg, ExecuteToo
 }
 
 fn answer(done: Result<impl IntoResponse, ApiError>) -> Result<Response, ApiError> {
-    done.map(IntoResponse::into_response)
+    let done = done.map(IntoResponse::into_response);
+    done.map_err(|error| match error {
+        ApiError::Invalid(failures) => ApiError::Invalid(failures.into_iter().map(in_arguments).collect()),
+        other => other,
+    })
 }
 
 /// A call under way.

@@ -26,9 +26,10 @@ use super::{
     workspace::Turns,
 };
 use crate::{
-    App,
+    App, NoModel,
     engine::UNISOLATED,
     forge::git::{self, Mirror, Refs},
+    secrets::Unreadable,
 };
 
 /// The blob in which setup's environment waits for a later attempt.
@@ -134,7 +135,11 @@ async fn again_or_new(
     let app = story.app.clone();
     let claim = story.run.claim();
     let stage = |name| Stage::new(&app, claim.run_id, name);
-    let model = app.model(story.run.model.as_deref()).map_err(|e| CannotBeDone(format!("{e:#}")))?;
+    let model = match app.model(story.run.org_id, story.run.model.as_deref()).await {
+        Ok(model) => model,
+        Err(NoModel::Account(error)) if !error.is::<Unreadable>() => return Err(error),
+        Err(error) => return Err(CannotBeDone(error.to_string()).into()),
+    };
 
     let output = story.run.output_schema.as_deref().map(OutputSchema::parse).transpose();
     let output = output.map_err(|why| CannotBeDone(format!("the run's output_schema cannot be used: {why}")))?;

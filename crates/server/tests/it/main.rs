@@ -20,6 +20,7 @@ mod idempotency;
 mod limits;
 mod login;
 mod messages;
+mod models;
 mod oidc;
 mod operations;
 mod org_data;

@@ -209,6 +209,8 @@ async fn everything(app: &TestApp, org_id: i64, token: &str, name: &str) -> BTre
     let tokens = format!("{org}/service-accounts/{account}/tokens");
     let token_id = id(&app.ask("POST", &tokens, token, json!({"name": "t"})).await.1);
     let rule = id(&app.ask("POST", &format!("{org}/rules"), token, json!({"text": "Be kind."})).await.1);
+    let account_of_models = json!({"provider": "openai", "api_key": "sk-not-a-key-0000", "test": false});
+    let models = id(&app.ask("POST", &format!("{org}/model-providers"), token, account_of_models).await.1);
     let hook = json!({"url": "https://example.com/hook", "enabled": false});
     let hook = id(&app.ask("POST", &format!("{org}/webhooks"), token, hook).await.1);
     let ping = app.ask("POST", &format!("{org}/webhooks/{hook}/ping"), token, json!(null)).await;
@@ -232,6 +234,7 @@ async fn everything(app: &TestApp, org_id: i64, token: &str, name: &str) -> BTre
         ("login_id", log_in),
         ("rule_id", rule),
         ("webhook_id", hook),
+        ("model_provider_id", models),
         ("delivery_id", delivery),
         ("sandbox_id", run),
         ("seq", 1),

@@ -145,6 +145,7 @@ pub fn samples(app: &TestApp) -> Samples {
         ("url", origin.to_str().unwrap()),
         ("session_id", "11111111-2222-4333-8444-555555555555"),
         ("password", "correct horse battery"),
+        ("provider", "openai"),
         ("*path", "no-such-file.js"),
     ])
 }

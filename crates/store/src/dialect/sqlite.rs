@@ -33,6 +33,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "operations", include_str!("../../migrations/sqlite/0007_operations.sql")),
     (17, "sessions_elsewhere", include_str!("../../migrations/sqlite/0017_sessions_elsewhere.sql")),
     (22, "words", include_str!("../../migrations/sqlite/0022_words.sql")),
+    (26, "model keys", include_str!("../../migrations/sqlite/0026_model_keys.sql")),
 ];
 
 /// Why a whole group was not kept.
