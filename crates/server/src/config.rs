@@ -152,6 +152,8 @@ pub struct Config {
     pub body_s: u64,
     /// Services that people connect their accounts of.
     pub mcp_providers: Vec<OAuthProvider>,
+    /// This server's secrets there, by name.
+    pub mcp_client_secrets: Vec<(String, SecretString)>,
     /// Keys and addresses of models.
     pub models: Keys,
     origins: BTreeMap<&'static str, String>,
@@ -243,6 +245,7 @@ impl Config {
             idle_s: 60,
             body_s: 300,
             mcp_providers: Vec::new(),
+            mcp_client_secrets: Vec::new(),
             models: Keys::default(),
             origins: BTreeMap::new(),
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::table::{Setting, above_zero, plain};
+use super::table::{Setting, above_zero, per_host, plain, secret};
 
 /// A service that people connect their accounts of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,12 @@ pub struct OAuthProvider {
     pub authorization_endpoint: String,
     /// Where codes are traded for tokens.
     pub token_endpoint: String,
+    /// Where tokens are given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation_endpoint: Option<String>,
+    /// This server, as the provider knows it; without it nobody can connect an account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// What is asked for.
     #[serde(default)]
     pub default_scopes: Option<Vec<String>>,
@@ -28,14 +34,16 @@ pub struct OAuthProvider {
 pub(super) const MCP_PROVIDERS: Setting = plain(
     "mcp_providers",
     "MCP servers that people connect their accounts of: a JSON list of objects with `name`, `issuer`, \
-     `authorization_endpoint`, `token_endpoint` and, where wanted, `default_scopes` and `meta`.",
+     `authorization_endpoint`, `token_endpoint` and, where wanted, `client_id` (people can connect their accounts), \
+     `revocation_endpoint`, `default_scopes` and `meta`. Each sends people back to `/v1/oauth/callback`.",
     "`[]`",
     |c| Some(serde_json::json!(c.mcp_providers).to_string()),
     |c, v| {
         let providers: Vec<OAuthProvider> =
             serde_json::from_str(v).map_err(|error| format!("must be a JSON list of providers: {error}"))?;
         for (index, provider) in providers.iter().enumerate() {
-            for address in [&provider.issuer, &provider.authorization_endpoint, &provider.token_endpoint] {
+            let needed = [&provider.issuer, &provider.authorization_endpoint, &provider.token_endpoint];
+            for address in needed.into_iter().chain(&provider.revocation_endpoint) {
                 let good = url::Url::parse(address).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
                 if !good {
                     return Err(format!("{address:?} of {:?} must be an http or https URL", provider.name));
@@ -49,6 +57,17 @@ pub(super) const MCP_PROVIDERS: Setting = plain(
         Ok(())
     },
 );
+
+pub(super) const MCP_CLIENT_SECRETS: Setting = secret(plain(
+    "mcp_client_secrets",
+    "Secrets of this server at those of `mcp_providers` that gave it one, as `name=secret`; a list, or separated by commas.",
+    "none",
+    |c| (!c.mcp_client_secrets.is_empty()).then(String::new),
+    |c, v| {
+        c.mcp_client_secrets = per_host(v)?.map(|(name, secret)| (name, secret.into())).collect();
+        Ok(())
+    },
+));
 
 pub(super) const IDLE: Setting = plain(
     "idle_s",

@@ -5,8 +5,8 @@ use super::{Config, Egress, limits, log_in, offered};
 #[path = "config_values.rs"]
 mod values;
 
-pub(super) use values::{above_zero, hidden, url, whole};
-use values::{base, flag, key, on_off, per_host, put};
+pub(super) use values::{above_zero, hidden, per_host, url, whole};
+use values::{base, flag, key, on_off, put};
 
 /// One setting.
 pub struct Setting {
@@ -147,6 +147,7 @@ pub static SETTINGS: &[Setting] = &[
     offered::IDLE,
     offered::BODY,
     offered::MCP_PROVIDERS,
+    offered::MCP_CLIENT_SECRETS,
     plain(
         "max_concurrent_runs",
         "Runs at once; others wait.",

@@ -23,6 +23,7 @@ pub mod engine;
 pub mod forge;
 pub mod incarnation;
 mod models;
+mod oauth;
 mod oidc;
 pub mod once;
 mod origins;

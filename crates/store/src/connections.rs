@@ -1,6 +1,13 @@
 //! Accounts of users elsewhere: which are connected, and the words by which a user says to a bot who they are.
 
-use crate::{Result, Store};
+use serde_json::json;
+
+use crate::{
+    Result, Store,
+    audit::{self, Entry},
+    dialect::Tx,
+    secrets::{self, Sealed},
+};
 
 /// A connected account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,24 +19,37 @@ pub struct OAuthToken {
 }
 
 impl Store {
-    /// Notes that a user has connected their account at a provider.
+    /// Notes that a user has connected their account at a provider; what was connected before is forgotten. Its id is known
+    /// before its tokens can be encrypted, so the caller makes those of it.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn add_oauth_token(&self, org_id: i64, user_id: i64, provider: &str, now: i64) -> Result<i64> {
+    /// What `seal` says.
+    pub async fn connect_account(
+        &self,
+        org_id: i64,
+        user_id: i64,
+        provider: &str,
+        seal: impl FnOnce(i64) -> Result<Sealed> + Clone + Send + 'static,
+        now: i64,
+    ) -> Result<i64> {
         let provider = provider.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                Ok(sqlx::query_scalar(
+                forget(tx, org_id, user_id, Some(&provider)).await?;
+                let id: i64 = sqlx::query_scalar(
                     "INSERT INTO oauth_tokens (org_id, user_id, provider, active, created_at)
                      VALUES ($1, $2, $3, 1, $4) RETURNING id",
                 )
                 .bind(org_id)
                 .bind(user_id)
-                .bind(provider)
+                .bind(&provider)
                 .bind(now)
                 .fetch_one(&mut tx.conn)
-                .await?)
+                .await?;
+                secrets::put(tx, &seal(id)?, now).await?;
+                let told = json!({ "provider": provider });
+                audit::record(tx, org_id, Entry::new("account.connected", "user", user_id, told), now).await?;
+                Ok(id)
             })
         })
         .await
@@ -51,27 +71,13 @@ impl Store {
         Ok(rows.into_iter().map(|(id, provider)| OAuthToken { id, provider }).collect())
     }
 
-    /// Ends all connections of a user to a provider; says how many there were.
+    /// Ends all connections of a user to a provider and forgets their tokens; says how many there were.
     ///
     /// # Errors
     /// The database's.
     pub async fn revoke_oauth_tokens(&self, org_id: i64, user_id: i64, provider: &str) -> Result<u64> {
         let provider = provider.to_owned();
-        self.write(move |tx| {
-            Box::pin(async move {
-                let revoked = sqlx::query(
-                    "UPDATE oauth_tokens SET active = 0
-                     WHERE org_id = $1 AND user_id = $2 AND provider = $3 AND active = 1",
-                )
-                .bind(org_id)
-                .bind(user_id)
-                .bind(provider)
-                .execute(&mut tx.conn)
-                .await?;
-                Ok(revoked.rows_affected())
-            })
-        })
-        .await
+        self.write(move |tx| Box::pin(async move { forget(tx, org_id, user_id, Some(&provider)).await })).await
     }
 
     /// Keeps the hash of words that stand for a user once, until a time.
@@ -125,4 +131,21 @@ impl Store {
         })
         .await
     }
+}
+
+/// Ends connections of a user, to one provider or to all, and forgets their tokens.
+pub async fn forget(tx: &mut Tx, org_id: i64, user_id: i64, provider: Option<&str>) -> Result<u64> {
+    let ended: Vec<i64> = sqlx::query_scalar(
+        "UPDATE oauth_tokens SET active = 0
+         WHERE org_id = $1 AND user_id = $2 AND (CAST($3 AS TEXT) IS NULL OR provider = $3) AND active = 1 RETURNING id",
+    )
+    .bind(org_id)
+    .bind(user_id)
+    .bind(provider)
+    .fetch_all(&mut tx.conn)
+    .await?;
+    for id in &ended {
+        secrets::forget(tx, org_id, "oauth_tokens", *id).await?;
+    }
+    Ok(ended.len() as u64)
 }

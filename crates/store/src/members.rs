@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::{
     Change, ChangeKind, Error, Member, Org, Result, Role, Store, User,
     audit::{self, Entry},
+    connections,
     dialect::{Db, Tx},
     orgs, sessions, tokens, users,
 };
@@ -70,6 +71,7 @@ impl Store {
                     .bind(user_id)
                     .execute(&mut tx.conn)
                     .await?;
+                connections::forget(tx, org_id, user_id, None).await?;
                 let was = json!({ "name": before.user.github_username, "role": before.role.as_str() });
                 let entry = Entry { before: was, ..Entry::new(action, "user", user_id, json!(null)) };
                 audit::record(tx, org_id, entry, now).await?;

@@ -10,7 +10,7 @@ use utoipa::{
 
 use super::{
     account, agent_runs, audit, changes, checks, claude_code, cli_rules, error, events, health, integrations, logs,
-    members, model_providers, models, oidc, org_data, org_limits, organizations, pull_requests, repos, rules,
+    members, model_providers, models, oauth, oidc, org_data, org_limits, organizations, pull_requests, repos, rules,
     run_edits, run_search, run_views, session, setup, tokens, tools, trace, users, webhooks,
 };
 
@@ -49,6 +49,7 @@ use super::{
         checks::settings, checks::put_settings, checks::ban, checks::unban, checks::remove,
         setup::generate, setup::analyze, setup::analyze_text,
         integrations::list, integrations::mcp_providers, integrations::oauth_status, integrations::oauth_revoke,
+        oauth::connect, oauth::callback,
         integrations::slack_connect, claude_code::create, claude_code::set_status, claude_code::add_log,
         tools::list, tools::execute, health::healthz, health::readyz, health::metrics,
     )

@@ -14,7 +14,7 @@ use super::{
     limits::Limit,
     users::Nothing,
 };
-use crate::{App, token};
+use crate::{App, oauth, token};
 
 /// Services that clients know, beside GitHub.
 const SERVICES: [&str; 10] =
@@ -226,7 +226,8 @@ pub async fn oauth_status(
     Ok(Json(names))
 }
 
-/// Ends the caller's connections of a provider.
+/// Ends the caller's connections of a provider: the tokens are forgotten, and the provider is told where it has a place
+/// for that.
 #[utoipa::path(post, path = "/v1/oauth/tokens/revoke", tag = "organizations",
     operation_id = "revoke_oauth_token_v1_oauth_tokens_revoke_post", params(ProviderQuery, OrgQuery),
     responses((status = 200, description = "Successful Response", body = RevokedResponse), Refusals))]
@@ -235,7 +236,25 @@ pub async fn oauth_revoke(
     asked: Asked<InOrg, ProviderQuery>,
 ) -> Result<Json<RevokedResponse>, ApiError> {
     let provider = asked.input.provider;
-    let revoked = app.store.revoke_oauth_tokens(asked.by.org_id, asked.by.member.user.id, &provider).await?;
+    let (org_id, user_id) = (asked.by.org_id, asked.by.member.user.id);
+    let mut kept = Vec::new();
+    for connection in app.store.oauth_tokens(org_id, Some(user_id)).await? {
+        if connection.provider == provider {
+            kept.push(app.secret(&oauth::token_place(org_id, connection.id)).await);
+        }
+    }
+    let revoked = app.store.revoke_oauth_tokens(org_id, user_id, &provider).await?;
+    // They are forgotten here, whatever becomes of this.
+    for tokens in kept {
+        let told = match tokens {
+            Ok(Some(tokens)) => app.tell_revoked(&provider, &tokens).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::warn!(org.id = org_id, error = format!("{error:#}"), "telling {provider} that tokens are revoked");
+        }
+    }
     Ok(Json(RevokedResponse { provider, revoked }))
 }
 

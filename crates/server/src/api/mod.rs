@@ -43,6 +43,7 @@ mod logs;
 mod members;
 mod model_providers;
 mod models;
+mod oauth;
 mod oidc;
 mod org_data;
 mod org_limits;
@@ -176,6 +177,8 @@ fn routes() -> Routes {
         .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))
         .route("/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", get(logs::alpha))
         .route("/v1/mcp-providers", get(integrations::mcp_providers))
+        .route("/v1/oauth/connect", get(oauth::connect))
+        .route("/v1/oauth/callback", get(open(oauth::callback)))
         .route("/v1/oauth/tokens/status", get(integrations::oauth_status))
         .route("/v1/oauth/tokens/revoke", post(integrations::oauth_revoke))
         .route("/v1/slack-connect/generate-token", post(integrations::slack_connect))

@@ -38,7 +38,7 @@ pub struct Next {
 }
 
 /// Only to a place here.
-fn local(path: Option<String>) -> String {
+pub(super) fn local(path: Option<String>) -> String {
     let fits = |path: &String| {
         path.starts_with('/')
             && !path.starts_with("//")
@@ -63,7 +63,7 @@ fn set_pending(app: &App, value: &str, age_s: i64) -> Result<HeaderValue, ApiErr
     HeaderValue::try_from(cookie).map_err(|error| ApiError::internal(&error))
 }
 
-fn redirect(to: &str, cookies: Vec<HeaderValue>) -> Result<Response, ApiError> {
+pub(super) fn redirect(to: &str, cookies: Vec<HeaderValue>) -> Result<Response, ApiError> {
     let place = HeaderValue::try_from(to).map_err(|error| ApiError::internal(&error))?;
     let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

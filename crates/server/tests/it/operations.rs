@@ -1,7 +1,7 @@
 //! The operations that have no machinery beside their own data: each does what it says, or says what it did not do.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use codegen_store::{NewPullRequest, NewRepo, NewRun, Phase, Reason, Role};
+use codegen_store::{NewPullRequest, NewRepo, NewRun, Phase, Place, Reason, Role, Sealed};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -161,7 +161,8 @@ async fn integrations_and_providers_are_those_that_there_are() {
     );
     assert_eq!(list[0]["default_scopes"], Value::Null);
     assert_eq!(app.get("/v1/oauth/tokens/status?org_id=1").await, (200, json!([])));
-    app.app.store.add_oauth_token(1, 1, "linear", 1).await.unwrap();
+    let tokens = |id| Ok(Sealed { place: Place::new(1, "oauth_tokens", id, "tokens"), ciphertext: "v1".to_owned() });
+    app.app.store.connect_account(1, 1, "linear", tokens, 1).await.unwrap();
     assert_eq!(app.get("/v1/oauth/tokens/status?org_id=1").await.1, json!(["linear"]));
     assert_eq!(active().await, ["github", "linear"]);
     let revoke = "/v1/oauth/tokens/revoke?org_id=1&provider=linear";

@@ -1,8 +1,8 @@
 //! Bans of pull requests, settings of checks, sessions elsewhere, connected accounts.
 
 use codegen_store::{
-    CheckSuiteChange, CheckSuiteSettings, Error, NewLog, NewPullRequest, NewRepo, NewRun, Phase, PullRequest, Reason,
-    Repo, Run, SessionStatus,
+    CheckSuiteChange, CheckSuiteSettings, Error, NewLog, NewPullRequest, NewRepo, NewRun, Phase, Place, PullRequest,
+    Reason, Repo, Run, Sealed, SessionStatus,
 };
 
 use crate::Fixture;
@@ -140,11 +140,23 @@ async fn a_session_s_statuses_come_in_any_order_and_its_words_become_prompt_and_
 async fn connected_accounts_are_a_user_s_own_and_connect_words_are_good_once_and_for_a_while() {
     let fixture = Fixture::new().await;
     let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let place = move |id| Place::new(org, "oauth_tokens", id, "tokens");
+    let mut ids = Vec::new();
     for provider in ["linear", "linear", "notion"] {
-        store.add_oauth_token(org, me, provider, 1).await.unwrap();
+        let tokens = move |id| Ok(Sealed { place: place(id), ciphertext: format!("of {provider}") });
+        ids.push(store.connect_account(org, me, provider, tokens, 1).await.unwrap());
     }
+    let kept = async || {
+        let mut kept = Vec::new();
+        for id in &ids {
+            kept.push(store.secret(&place(*id)).await.unwrap().is_some());
+        }
+        kept
+    };
+    assert_eq!(kept().await, [false, true, true], "a later connection takes the place of the earlier");
     assert_eq!(store.revoke_oauth_tokens(org, me + 1, "linear").await.unwrap(), 0);
-    assert_eq!(store.revoke_oauth_tokens(org, me, "linear").await.unwrap(), 2);
+    assert_eq!(store.revoke_oauth_tokens(org, me, "linear").await.unwrap(), 1);
+    assert_eq!(kept().await, [false, false, true], "what is revoked is forgotten");
     let left = store.oauth_tokens(org, Some(me)).await.unwrap();
     assert_eq!(left.iter().map(|t| t.provider.as_str()).collect::<Vec<_>>(), ["notion"]);
     store.add_connect_token(org, me, "h1", 10, 20).await.unwrap();
