@@ -14,7 +14,7 @@ use super::{
     error::{ApiError, Refusal, Refusals},
     limits::Limit,
 };
-use crate::{App, forge::git::Mirror};
+use crate::{App, forge::git::Mirror, run::destroy_all_of};
 use axum::http::StatusCode;
 
 /// Tags of a run.
@@ -128,6 +128,10 @@ pub async fn remove(
         ));
     }
     stop(&app, &run).await?;
+    // Before its row goes, so that one that is kept for a while is still known to be the run's.
+    if let Err(error) = destroy_all_of(&app, run_id).await {
+        tracing::warn!(run.id = run_id, %error, "looking for a removed run's sandboxes; they are looked for again later");
+    }
     if let Some(repo_id) = run.repo_id {
         let forgotten = Mirror::of(&app.config.data_dir, repo_id).forget_run(run_id).await;
         forgotten.map_err(|error| ApiError::internal(&error))?;

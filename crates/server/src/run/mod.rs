@@ -13,4 +13,4 @@ mod workspace;
 
 pub use execute::{Ended, Signals, execute, is_full};
 pub(crate) use finish::keep_diff_of_workspace;
-pub use prepare::run_of_sandbox;
+pub use prepare::{destroy_all_of, run_of_sandbox};

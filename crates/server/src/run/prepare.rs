@@ -82,6 +82,19 @@ pub(super) async fn destroy(app: &App, id: &str) {
     std::fs::remove_file(gateway_socket(&app.config.data_dir, id)).ok(); // It may not have had one.
 }
 
+/// Ends every sandbox of a run that is here; those elsewhere are found without an owner by their own worker.
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn destroy_all_of(app: &App, run_id: i64) -> Result<(), SandboxError> {
+    for id in app.engine.inventory().await? {
+        if run_of_sandbox(&id) == Some(run_id) {
+            destroy(app, &id).await;
+        }
+    }
+    Ok(())
+}
+
 /// The name of the sandbox that an attempt makes, unlike those of other data directories on this host.
 pub(super) fn sandbox_id(app: &App, run: &Run) -> String {
     let digest = Sha256::digest(app.config.data_dir.as_os_str().as_encoded_bytes());

@@ -33,14 +33,14 @@ async fn server() -> TestApp {
     TestApp::on(dir, &[], made).await
 }
 
-fn script(app: &TestApp, replies: &[Value]) -> String {
+pub fn script(app: &TestApp, replies: &[Value]) -> String {
     let path = app.dir().join(format!("script-{:x}.json", rand::random::<u64>()));
     std::fs::write(&path, json!({ "replies": replies }).to_string()).unwrap();
     format!("scripted:{}", path.display())
 }
 
 /// Creates a run and returns it as it ended.
-async fn run(app: &TestApp, body: &Value) -> Value {
+pub async fn run(app: &TestApp, body: &Value) -> Value {
     let (status, created) = app.post(CREATE, body).await;
     assert_eq!(status, 200, "{created}");
     ended(app, &created).await

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{TOKEN, TestApp, answer, failure, failures},
+    engine::engine,
+    outputs,
     run_story::{Scene, finish, mending, shell},
 };
 
@@ -214,4 +216,20 @@ async fn a_run_is_removed_by_its_user_or_a_manager_and_stopped_first() {
     assert_eq!(app.get(RUNS).await.1["total"], 0);
     let outsider = app.member(app.app.store.create_org("Other", 0).await.unwrap().id, "outsider", Role::Admin).await;
     assert_eq!(send(&app, Method::DELETE, &path(own), &outsider, None).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_removed_run_s_sandbox_ends_with_it_though_others_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = engine(dir.path());
+    let app = TestApp::on(dir, &[("CODEGEN_KEEP_SANDBOXES_H", "1")], made).await;
+    let (gone, kept) = (
+        outputs::run(&app, &json!({"prompt": "One", "model": outputs::script(&app, &[finish("Done.")])})).await,
+        outputs::run(&app, &json!({"prompt": "Two", "model": outputs::script(&app, &[finish("Done.")])})).await,
+    );
+    assert_eq!(app.app.engine.inventory().await.unwrap().len(), 2);
+    let path = format!("/v1/organizations/1/agent/run/{}", gone["id"]);
+    assert_eq!(app.asks(Method::DELETE, &path, Some(TOKEN)).send().await.unwrap().status(), 200);
+    let left = app.app.engine.inventory().await.unwrap();
+    assert!(left.len() == 1 && left[0].starts_with(&format!("run-{}-", kept["id"])), "{left:?}");
 }
