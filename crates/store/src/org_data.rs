@@ -88,7 +88,7 @@ const EXPORTED: &[(&str, &str)] = &[
     (
         "webhook_deliveries",
         "SELECT id, endpoint_id, message_id, event, run_id, data, state, attempts, next_try_at, tried_at, duration_ms, status,
-                answer, error, created_at
+                answer, error, tries, created_at
          FROM webhook_deliveries WHERE org_id = $1 ORDER BY id",
     ),
     ("model_providers", "SELECT * FROM model_providers WHERE org_id = $1 ORDER BY id"),

@@ -1,10 +1,15 @@
 //! Deliveries of webhooks as their sender sees them: due, claimed for a while, settled.
 
+use serde_json::{Value, json};
+
 use crate::{
     Result, Store,
     dialect::Db,
     webhooks::{Delivery, Tried},
 };
+
+/// Tries of a delivery that are kept: those of one that is given up, and some of its replays.
+const TRIES: usize = 20;
 
 /// What a delivery must be to be sent now; `$1` is the time. Who has claimed one and is gone does not have it any more.
 macro_rules! due {
@@ -92,6 +97,12 @@ impl Store {
     /// The database's.
     pub async fn settle_delivery(&self, claimed: &Delivery, tried: Tried, now: i64) -> Result<bool> {
         let (id, endpoint_id, attempts) = (claimed.id, claimed.endpoint_id, claimed.attempts);
+        let mut tries = claimed.tries.clone();
+        tries.push(json!({
+            "tried_at": claimed.tried_at, "duration_ms": tried.duration_ms, "status": tried.status,
+            "answer": tried.answer, "error": tried.error,
+        }));
+        let tries = Value::from(tries.split_off(tries.len().saturating_sub(TRIES))).to_string();
         self.write(move |tx| {
             Box::pin(async move {
                 let taken = tried.error.is_none();
@@ -102,7 +113,8 @@ impl Store {
                 };
                 let settled = sqlx::query(
                     "UPDATE webhook_deliveries SET state = $3, next_try_at = COALESCE($4, next_try_at),
-                         claimed_by = NULL, claimed_until = NULL, duration_ms = $5, status = $6, answer = $7, error = $8
+                         claimed_by = NULL, claimed_until = NULL, duration_ms = $5, status = $6, answer = $7, error = $8,
+                         tries = $9
                      WHERE id = $1 AND attempts = $2 AND state = 'pending' AND claimed_by IS NOT NULL",
                 )
                 .bind(id)
@@ -113,6 +125,7 @@ impl Store {
                 .bind(tried.status)
                 .bind(tried.answer)
                 .bind(tried.error)
+                .bind(tries)
                 .execute(&mut tx.conn)
                 .await?;
                 if settled.rows_affected() == 0 {

@@ -9,7 +9,7 @@ use crate::{
     audit::{self, Entry},
     dialect::{Db, Row, Tx},
     events::told,
-    row::flag,
+    row::{flag, unreadable},
     secrets::{self, Sealed},
 };
 
@@ -113,6 +113,8 @@ pub struct Delivery {
     pub answer: Option<String>,
     /// Why there was no good answer; a sentence.
     pub error: Option<String>,
+    /// What came of the newest tries, oldest first: JSON objects as [`Store::settle_delivery`] makes them.
+    pub tries: Vec<Value>,
     /// When the event was.
     pub created_at: i64,
 }
@@ -135,6 +137,7 @@ impl FromRow<'_, Row> for Delivery {
             status: row.try_get("status")?,
             answer: row.try_get("answer")?,
             error: row.try_get("error")?,
+            tries: serde_json::from_str(row.try_get("tries")?).map_err(|error| unreadable("tries", error))?,
             created_at: row.try_get("created_at")?,
         })
     }

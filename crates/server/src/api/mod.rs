@@ -65,6 +65,7 @@ mod tools;
 mod trace;
 mod transcript;
 mod users;
+mod webhook_tries;
 mod webhooks;
 mod words;
 

@@ -15,6 +15,7 @@ use super::{
     error::{ApiError, Refusal, Refusals},
     limits::Limit,
     page::{Page, Paging, time},
+    webhook_tries::{self, DeliveryTry},
     words,
 };
 use crate::{App, webhooks};
@@ -93,6 +94,8 @@ pub struct DeliveryResponse {
     answer: Option<DeliveryAnswer>,
     /// Why the last try failed.
     error: Option<String>,
+    /// What came of each try, oldest first; at most the last 20.
+    tries: Vec<DeliveryTry>,
 }
 
 /// Which deliveries.
@@ -125,7 +128,7 @@ pub struct DeliveryAnswer {
 
 impl DeliveryResponse {
     fn new(app: &App, delivery: Delivery) -> Self {
-        let pending = delivery.state == "pending";
+        let (pending, tries) = (delivery.state == "pending", webhook_tries::of(&delivery));
         Self {
             request: DeliveryRequest {
                 body: webhooks::body(app, &delivery),
@@ -143,6 +146,7 @@ impl DeliveryResponse {
             next_try_at: pending.then(|| time(delivery.next_try_at)),
             duration_ms: delivery.duration_ms,
             error: delivery.error,
+            tries,
         }
     }
 }

@@ -253,6 +253,9 @@ async fn a_delivery_that_was_refused_is_listed_with_its_answer_and_sent_again_un
     assert_eq!((id.as_str(), again), (headers["webhook-id"].to_str().unwrap(), body));
     let taken = tried(&app, &endpoint, 2).await;
     assert_eq!((&taken["state"], &taken["next_try_at"]), (&json!("delivered"), &Value::Null));
+    let tries: Vec<_> = taken["tries"].as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+    assert_eq!(tries, [json!(503), json!(200)]);
+    assert_eq!(taken["tries"][0]["answer"].as_str().unwrap().len(), 4096);
     let (_, shown) = app.get(&format!("{WEBHOOKS}/{}", endpoint["id"])).await;
     assert_eq!(shown["failures"], 0);
     app.post(&format!("{delivery}/replay"), &json!({})).await;

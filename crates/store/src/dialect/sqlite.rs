@@ -34,6 +34,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (17, "sessions_elsewhere", include_str!("../../migrations/sqlite/0017_sessions_elsewhere.sql")),
     (22, "words", include_str!("../../migrations/sqlite/0022_words.sql")),
     (26, "model keys", include_str!("../../migrations/sqlite/0026_model_keys.sql")),
+    (27, "webhook tries", include_str!("../../migrations/sqlite/0027_webhook_tries.sql")),
 ];
 
 /// Why a whole group was not kept.

@@ -167,7 +167,10 @@ async fn failures_are_counted_until_one_is_taken_and_what_waits_outlives_being_t
     assert_eq!((again.id, again.attempts), (first.id, 2));
     store.settle_delivery(&again, refused(Some(900)), 501).await.unwrap();
     let last = claim(&fixture, &all, 900).await.unwrap();
-    store.settle_delivery(&last, Tried::default(), 901).await.unwrap();
+    store.settle_delivery(&last, Tried { status: Some(204), ..Tried::default() }, 901).await.unwrap();
+    let tries = store.delivery(org, all.id, first.id).await.unwrap().tries;
+    let tries: Vec<_> = tries.iter().map(|one| (one["tried_at"].as_i64(), one["error"].as_str())).collect();
+    assert_eq!(tries, [(Some(10), Some("refused")), (Some(500), Some("refused")), (Some(900), None)]);
     assert_eq!(store.endpoint(org, all.id).await.unwrap().failures, 0);
 
     assert_eq!(store.drop_deliveries(11, 902).await.unwrap(), 2);
