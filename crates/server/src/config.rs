@@ -150,6 +150,8 @@ pub struct Config {
     pub idle_s: u64,
     /// Seconds that a body may take.
     pub body_s: u64,
+    /// Hours without a word after which a session on someone's own machine ends; 0 for never.
+    pub session_stale_h: u64,
     /// Services that people connect their accounts of.
     pub mcp_providers: Vec<OAuthProvider>,
     /// This server's secrets there, by name.
@@ -244,6 +246,7 @@ impl Config {
             log_in: LogIn::default(),
             idle_s: 60,
             body_s: 300,
+            session_stale_h: 24,
             mcp_providers: Vec::new(),
             mcp_client_secrets: Vec::new(),
             models: Keys::default(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::table::{Setting, above_zero, per_host, plain, secret};
+use super::table::{Setting, above_zero, per_host, plain, secret, whole};
 
 /// A service that people connect their accounts of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,15 @@ pub(super) const IDLE: Setting = plain(
     "`60`",
     |c| Some(c.idle_s.to_string()),
     |c, v| above_zero(&mut c.idle_s, v),
+);
+
+pub(super) const SESSION_STALE: Setting = plain(
+    "session_stale_h",
+    "Hours without a word of its machine after which a session of Claude Code ends, as TIMEOUT; a further word takes it up \
+     again; `0`: never.",
+    "`24`",
+    |c| Some(c.session_stale_h.to_string()),
+    |c, v| whole(&mut c.session_stale_h, v),
 );
 
 pub(super) const BODY: Setting = plain(

@@ -146,6 +146,7 @@ pub static SETTINGS: &[Setting] = &[
     log_in::DOMAINS,
     offered::IDLE,
     offered::BODY,
+    offered::SESSION_STALE,
     offered::MCP_PROVIDERS,
     offered::MCP_CLIENT_SECRETS,
     plain(

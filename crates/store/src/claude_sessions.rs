@@ -16,6 +16,9 @@ pub enum SessionStatus {
     Ended(Reason),
 }
 
+/// How a session ends whose machine is not heard of any more; no machine says this word itself.
+const STALE: Reason = Reason::Timeout;
+
 impl Store {
     /// The run of a session; made where there is none.
     ///
@@ -25,7 +28,7 @@ impl Store {
         let session_id = session_id.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                match run_of(tx, org_id, &session_id).await {
+                match heard_of(tx, org_id, &session_id, now).await {
                     Err(Error::NotFound) => create(tx, org_id, user_id, &session_id, now).await,
                     found => full_run(tx, found?).await,
                 }
@@ -48,21 +51,12 @@ impl Store {
         let session_id = session_id.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                let run_id = run_of(tx, org_id, &session_id).await?;
+                let run_id = heard_of(tx, org_id, &session_id, now).await?;
                 let run = full_run(tx, run_id).await?;
                 match status {
                     SessionStatus::Active if run.phase == Phase::Elsewhere => {}
                     SessionStatus::Ended(reason) if run.phase == Phase::Done && run.reason == Some(reason) => {}
-                    SessionStatus::Active => {
-                        sqlx::query(
-                            "UPDATE runs SET phase = 'elsewhere', reason = NULL, result = NULL, ended_at = NULL
-                             WHERE id = $1",
-                        )
-                        .bind(run_id)
-                        .execute(&mut tx.conn)
-                        .await?;
-                        append_status(tx, run_id, Phase::Elsewhere, None, now).await?;
-                    }
+                    SessionStatus::Active => take_up(tx, run_id, now).await?,
                     SessionStatus::Ended(reason) => {
                         end(tx, run_id, reason, run.summary.as_deref().unwrap_or_default(), None, now).await?;
                     }
@@ -91,7 +85,11 @@ impl Store {
         let session_id = session_id.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                let run_id = run_of(tx, org_id, &session_id).await?;
+                let run_id = heard_of(tx, org_id, &session_id, now).await?;
+                let run = full_run(tx, run_id).await?;
+                if run.phase == Phase::Done && run.reason == Some(STALE) {
+                    take_up(tx, run_id, now).await?;
+                }
                 for entry in &entries {
                     log::append(tx, run_id, &entry.kind, &entry.body, entry.contract, now).await?;
                 }
@@ -120,6 +118,35 @@ impl Store {
         .await
     }
 
+    /// Ends some of the sessions whose machine was last heard of before a time; says how many. A further word of it takes
+    /// one up again.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end_stale_claude_sessions(&self, before: i64, now: i64) -> Result<usize> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let stale: Vec<i64> = sqlx::query_scalar(
+                    "SELECT s.run_id FROM claude_sessions s JOIN runs r ON r.id = s.run_id
+                     WHERE s.heard_at < $1 AND r.phase = 'elsewhere' ORDER BY s.run_id LIMIT 100",
+                )
+                .bind(before)
+                .fetch_all(&mut tx.conn)
+                .await?;
+                for run_id in &stale {
+                    let why = "The session's machine has not been heard of for too long, so it is taken for ended.";
+                    let notice = serde_json::json!({ "kind": "notice", "text": why }).to_string();
+                    log::append(tx, *run_id, "notice", &notice, false, now).await?;
+                    let run = full_run(tx, *run_id).await?;
+                    let result = run.summary.filter(|said| !said.is_empty()).unwrap_or_else(|| why.to_owned());
+                    end(tx, *run_id, STALE, &result, Some("its machine was not heard of"), now).await?;
+                }
+                Ok(stale.len())
+            })
+        })
+        .await
+    }
+
     /// The id of a session's run.
     ///
     /// # Errors
@@ -133,6 +160,19 @@ impl Store {
                 .await?;
         run_id.ok_or(Error::NotFound)
     }
+}
+
+/// Goes on with a session that has ended.
+async fn take_up(tx: &mut Tx, run_id: i64, now: i64) -> Result<()> {
+    sqlx::query(
+        "UPDATE runs SET phase = 'elsewhere', reason = NULL, result = NULL, error_cause = NULL, ended_at = NULL
+         WHERE id = $1",
+    )
+    .bind(run_id)
+    .execute(&mut tx.conn)
+    .await?;
+    append_status(tx, run_id, Phase::Elsewhere, None, now).await?;
+    Ok(())
 }
 
 /// The prompt of a session that has not said what it was asked.
@@ -158,10 +198,11 @@ async fn create(tx: &mut Tx, org_id: i64, user_id: i64, session_id: &str, now: i
         .execute(&mut tx.conn)
         .await?;
     removal::count(tx, org_id, user_id, "LOCAL", run_id, 1).await?;
-    sqlx::query("INSERT INTO claude_sessions (org_id, session_id, run_id) VALUES ($1, $2, $3)")
+    sqlx::query("INSERT INTO claude_sessions (org_id, session_id, run_id, heard_at) VALUES ($1, $2, $3, $4)")
         .bind(org_id)
         .bind(session_id)
         .bind(run_id)
+        .bind(now)
         .execute(&mut tx.conn)
         .await?;
     append_status(tx, run_id, Phase::Elsewhere, None, now).await?;
@@ -169,13 +210,15 @@ async fn create(tx: &mut Tx, org_id: i64, user_id: i64, session_id: &str, now: i
     full_run(tx, run_id).await
 }
 
-async fn run_of(tx: &mut Tx, org_id: i64, session_id: &str) -> Result<i64> {
-    // An update that changes nothing: it keeps the row from others until the commit, on every database.
+/// The run of a session that something was heard of just now.
+async fn heard_of(tx: &mut Tx, org_id: i64, session_id: &str, now: i64) -> Result<i64> {
+    // The update keeps the row from others until the commit, on every database.
     let run_id: Option<i64> = sqlx::query_scalar(
-        "UPDATE claude_sessions SET run_id = run_id WHERE org_id = $1 AND session_id = $2 RETURNING run_id",
+        "UPDATE claude_sessions SET heard_at = $3 WHERE org_id = $1 AND session_id = $2 RETURNING run_id",
     )
     .bind(org_id)
     .bind(session_id)
+    .bind(now)
     .fetch_optional(&mut tx.conn)
     .await?;
     run_id.ok_or(Error::NotFound)

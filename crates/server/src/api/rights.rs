@@ -81,7 +81,8 @@ impl Scope {
 
 /// The scope that a route needs; none where any token will do: what clients ask to find out who they are.
 pub fn scope_of(method: &Method, path: &str) -> Option<Scope> {
-    let write = !matches!(*method, Method::GET | Method::HEAD);
+    // A browser is sent to where people agree by a link, and comes back with a change.
+    let write = !matches!(*method, Method::GET | Method::HEAD) || path == "/v1/oauth/connect";
     let in_org =
         ["/v1/organizations/{org_id}/", "/v1/beta/organizations/{org_id}/", "/v1/alpha/organizations/{org_id}/"];
     let area = if let Some(rest) = in_org.iter().find_map(|prefix| path.strip_prefix(prefix)) {

@@ -107,6 +107,7 @@ pub(super) async fn keep_clean(app: &App) {
         let done = async {
             app.lease.check(&app.store, app.now()).await?;
             requeue_orphans(app).await?;
+            end_stale_sessions(app).await?;
             remove_leftovers(&app.store, &*app.engine, &app.config.data_dir, kept, app.now()).await
         };
         let done = done.await;
@@ -114,6 +115,19 @@ pub(super) async fn keep_clean(app: &App) {
             warn!(error = format!("{error:#}"), "removing what is left over; it is tried again in a minute");
         }
     }
+}
+
+/// Sessions on people's own machines that nothing is heard of any more.
+async fn end_stale_sessions(app: &App) -> Result<()> {
+    let hours = i64::try_from(app.config.session_stale_h).unwrap_or(i64::MAX);
+    if hours == 0 {
+        return Ok(());
+    }
+    let (now, most) = (app.now(), hours.saturating_mul(3_600_000));
+    while app.store.end_stale_claude_sessions(now.saturating_sub(most), now).await.context("ending stale sessions")? > 0
+    {
+    }
+    Ok(())
 }
 
 /// For how long a sandbox outlives its run.

@@ -137,6 +137,25 @@ async fn a_session_s_statuses_come_in_any_order_and_its_words_become_prompt_and_
 }
 
 #[tokio::test]
+async fn a_session_that_is_not_heard_of_ends_and_a_further_word_takes_it_up_again() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let id = store.claude_session(org, me, "gone", 10).await.unwrap().id;
+    let live = store.claude_session(org, me, "live", 10).await.unwrap().id;
+    let word = || vec![NewLog { kind: "reply".to_owned(), body: "{}".to_owned(), contract: true }];
+    store.append_claude_session(org, "live", word(), None, None, 50).await.unwrap();
+    assert_eq!(store.end_stale_claude_sessions(40, 60).await.unwrap(), 1);
+    assert_eq!(store.end_stale_claude_sessions(40, 60).await.unwrap(), 0);
+    let status = async |id| store.run(org, id).await.unwrap().status();
+    assert_eq!((status(id).await, status(live).await), ("TIMEOUT", "ACTIVE"));
+    store.append_claude_session(org, "gone", word(), None, None, 70).await.unwrap();
+    assert_eq!(status(id).await, "ACTIVE");
+    store.set_claude_session_status(org, "gone", SessionStatus::Ended(Reason::Complete), 71).await.unwrap();
+    store.append_claude_session(org, "gone", word(), None, None, 72).await.unwrap();
+    assert_eq!(status(id).await, "COMPLETE", "what its machine ended stays so");
+}
+
+#[tokio::test]
 async fn connected_accounts_are_a_user_s_own_and_connect_words_are_good_once_and_for_a_while() {
     let fixture = Fixture::new().await;
     let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
