@@ -95,10 +95,11 @@ impl OutputSchema {
             compiler.enable_format_assertions();
             compiler.use_loader(Box::new(Nowhere));
             let mut schemas = Schemas::new();
-            let compiled = compiler
-                .add_resource(HERE, schema.clone())
-                .and_then(|()| compiler.compile(HERE, &mut schemas))
-                .map_err(|error| format!("it is not a valid JSON schema: {}", in_a_line(&format!("{error:#}"))))?;
+            let refused = |error: &dyn fmt::Display| {
+                format!("it is not a valid JSON schema: {}", in_a_line(&format!("{error:#}")))
+            };
+            compiler.add_resource(HERE, schema.clone()).map_err(|error| refused(&error))?;
+            let compiled = compiler.compile(HERE, &mut schemas).map_err(|error| refused(&error))?;
             Ok(Self { schema: Arc::new(schema), compiled: Arc::new((schemas, compiled)) })
         };
         let reading = std::thread::Builder::new().stack_size(STACK).spawn(read);

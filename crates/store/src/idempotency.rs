@@ -26,7 +26,6 @@ pub struct RequestKey {
 
 /// What shall be done to a run, once.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one is made for a request, and moved once")]
 pub enum Ask {
     /// [`Store::create_run`].
     Create(NewRun),
