@@ -99,6 +99,7 @@ pub struct ModelProviderInput {
     /// Which API it speaks, `anthropic` or `openai`: only for a word of one's own, and `openai` where it is absent.
     api: Option<String>,
     /// Its key; shown to nobody again.
+    #[schema(min_length = 8, max_length = 1000)]
     api_key: Option<String>,
     /// Where, if not at the provider's usual address.
     #[schema(format = "uri")]
@@ -119,6 +120,7 @@ pub struct ModelProviderInput {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "documentation")]
 pub struct ModelProviderChange {
+    #[schema(min_length = 8, max_length = 1000)]
     api_key: Option<String>,
     /// A new one needs the key again; an empty one is the usual one.
     #[schema(format = "uri")]

@@ -94,6 +94,9 @@ impl Input for DefaultModelInput {
     const LIMIT: Limit = Limit::Write;
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        if !fields.required("model") {
+            return None;
+        }
         let model = fields.optional_text("model");
         refuse_scripts(fields, &model);
         Some(Self { model: model?.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()) })

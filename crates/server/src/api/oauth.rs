@@ -34,6 +34,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub struct Connect {
     /// The provider's name, as `/v1/mcp-providers` has it.
+    #[param(min_length = 1)]
     provider: String,
     /// A path of the app to go to afterwards.
     next: Option<String>,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api::{TOKEN, TestApp};
 
 /// Operations whose bounds a document cannot say, so that what it allows may be refused.
-const BEYOND_WORDS: [(&str, &str); 9] = [
+const BEYOND_WORDS: [(&str, &str); 12] = [
     ("list_agent_runs_v1_organizations__org_id__agent_run_get", "`before` and `after` exclude each other"),
     ("create_session", "a token, or a name with a password"),
     ("resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", "it takes the body of the contract's"),
@@ -17,6 +17,9 @@ const BEYOND_WORDS: [(&str, &str); 9] = [
     ("update_repository", "what a name of a branch is"),
     ("create_webhook", "which addresses may be called"),
     ("update_webhook", "which addresses may be called"),
+    ("create_model_provider", "which addresses may be called, and whether a key is good"),
+    ("update_model_provider", "which addresses may be called, and whether a key is good"),
+    ("set_default_model", "which models there are"),
     ("put_limits", "the names of limits are keys"),
     ("add_repository_v1_organizations__org_id__repos_post", "what an address of a repository is"),
 ];
