@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::Request,
-    http::{StatusCode, Uri},
+    http::{HeaderMap, StatusCode, Uri, header},
     middleware::{Next, from_fn, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
 };
@@ -218,7 +218,7 @@ fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "This path has no such method.".to_owned())
         })
-        .fallback(|| async { ApiError::not_found("Not found.") })
+        .fallback(nothing)
         .layer(from_fn(|request: Request, next: Next| codegen_store::serving(next.run(request))))
         .layer(from_fn_with_state(app.clone(), limits::guard))
         .layer(from_fn_with_state(app.clone(), health::count))
@@ -232,6 +232,19 @@ fn router(app: Arc<App>) -> Router {
         .fallback_service(routes)
         .layer(map_request(collapse_slashes))
         .layer(CatchPanicLayer::custom(|_| -> Response { ApiError::internal(&"a handler panicked").into_response() }))
+}
+
+/// No route: programs are told in the contract's words, and a person at a browser by the app.
+async fn nothing(uri: Uri, headers: HeaderMap) -> Response {
+    let page = headers.get(header::ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/html"));
+    if !page || uri.path().starts_with("/v1/") {
+        return ApiError::not_found("Not found.").into_response();
+    }
+    let mut response = web::page(headers).await;
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    }
+    response
 }
 
 /// The Python SDK sends `//v1/...` where its base URL ends with a slash.

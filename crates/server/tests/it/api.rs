@@ -439,6 +439,20 @@ async fn unknown_paths_and_methods_answer_in_the_contract_s_shape() {
 }
 
 #[tokio::test]
+async fn an_address_of_no_page_is_the_apps_to_a_browser_and_the_contracts_to_a_program() {
+    let app = TestApp::new().await;
+    let kind = async |path: &str, accept: &str| {
+        let sent = app.asks(Method::GET, path, None).header("accept", accept).send().await.unwrap();
+        (sent.status().as_u16(), sent.headers()["content-type"].to_str().unwrap().to_owned())
+    };
+    let browser = "text/html,application/xhtml+xml,*/*;q=0.8";
+    assert_eq!(kind("/nowhere", "*/*").await, (404, "application/json".to_owned()));
+    assert_eq!(kind("/v1/nowhere", browser).await, (404, "application/json".to_owned()));
+    let (status, page) = kind("/nowhere", browser).await;
+    assert!(status == 404 && page.starts_with("text/html"), "{status} {page}");
+}
+
+#[tokio::test]
 async fn the_server_says_how_it_does_and_drains() {
     let app = TestApp::new().await;
     assert_eq!(app.get("/healthz").await.0, 200);
