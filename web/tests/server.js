@@ -26,19 +26,23 @@ export async function serve(replies, { files = {}, env = {} } = {}) {
 	repository(dir, origin, files);
 
 	const theirs = Object.entries(process.env).filter(([key]) => !/^CODEGEN_|_API_KEY$|_BASE_URL$/.test(key));
-	const child = spawn(BINARY, ['serve', '--addr', '127.0.0.1:0'], {
-		env: { ...Object.fromEntries(theirs), CODEGEN_DATA_DIR: join(dir, 'data'), CODEGEN_DEFAULT_MODEL: `scripted:${script}`, ...env },
-		stdio: ['ignore', 'pipe', 'inherit']
-	});
-	const exited = new Promise((resolve) => child.once('exit', resolve));
-	const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-	const line = async (/** @type {string} */ before) => {
-		const { value } = await lines.next();
-		if (!value?.startsWith(before)) throw new Error(`the server said ${value}`);
-		return value.slice(before.length);
-	};
-	const url = await line('codegen is at ');
-	const token = await line('token (shown once): ');
+	async function begin(/** @type {string} */ address) {
+		const child = spawn(BINARY, ['serve', '--addr', address], {
+			env: { ...Object.fromEntries(theirs), CODEGEN_DATA_DIR: join(dir, 'data'), CODEGEN_DEFAULT_MODEL: `scripted:${script}`, ...env },
+			stdio: ['ignore', 'pipe', 'inherit']
+		});
+		const exited = new Promise((resolve) => child.once('exit', resolve));
+		const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+		const line = async (/** @type {string} */ before) => {
+			const { value } = await lines.next();
+			if (!value?.startsWith(before)) throw new Error(`the server said ${value}`);
+			return value.slice(before.length);
+		};
+		return { child, exited, line, url: await line('codegen is at ') };
+	}
+	let running = await begin('127.0.0.1:0');
+	const { url } = running;
+	const token = await running.line('token (shown once): ');
 
 	/** @param {string} method @param {string} path @param {object} [body] */
 	async function call(method, path, body) {
@@ -74,9 +78,17 @@ export async function serve(replies, { files = {}, env = {} } = {}) {
 			}
 			throw new Error(`"${text}" is not found in ${runs} runs`);
 		},
+		/** Ends it without warning; `again` starts it at the same address. */
+		async kill() {
+			running.child.kill('SIGKILL');
+			await running.exited;
+		},
+		async again() {
+			running = await begin(new URL(url).host);
+		},
 		async stop() {
-			child.kill('SIGTERM');
-			await exited;
+			running.child.kill('SIGTERM');
+			await running.exited;
 			remove(dir);
 		}
 	};
