@@ -5,7 +5,7 @@ import { accessible, browser, logIn, serve, shiftOf } from './server.js';
 
 const SCRIPT = [
 	{ text: 'I look.', calls: [{ name: 'shell', input: { command: 'echo the quick zebra; seq 1 60' } }] },
-	{ text: '', calls: [{ name: 'finish', input: { summary: 'Count the animals', success: true } }] }
+	{ text: '', calls: [{ name: 'finish', input: { summary: 'Count the animals', success: true, output: { animals: 3 } } }] }
 ];
 
 /** @type {import('./server.js').Server} */
@@ -96,6 +96,17 @@ describe('the search of runs', () => {
 		await page.getByText('No run fits.').waitFor();
 		await page.getByRole('button', { name: 'Show all' }).click();
 		await page.getByRole('link', { name: /Write a letter/ }).waitFor();
+	});
+
+	it('is not needed for a structured result, which the page of its run shows', async () => {
+		const output_schema = { type: 'object', properties: { animals: { type: 'integer' } }, required: ['animals'] };
+		const { id } = await server.call('POST', `${server.org}/agent/run`, { prompt: 'How many animals?', output_schema });
+		await server.ended(id);
+		const page = await open();
+		await logIn(page, server);
+		await page.goto(`${server.url}/runs/${id}`);
+		await page.getByLabel('Output', { exact: true }).getByText('"animals": 3').waitFor();
+		await accessible(page, 'a run with a structured result');
 	});
 
 	it('keeps to the filters', async () => {

@@ -174,6 +174,35 @@ describe('settings', () => {
 		assert.equal(download.suggestedFilename(), 'audit-log-1.jsonl');
 	});
 
+	it('rename the organization, turn what it does off and on, and remove a repository', async () => {
+		const page = await open({ colorScheme: 'dark' });
+		await logIn(page, server);
+		await page.goto(server.url + '/settings');
+		await page.getByLabel('Name of the organization').fill('Acme');
+		await page.getByRole('button', { name: 'Rename' }).click();
+		await page.getByRole('navigation', { name: 'Settings' }).getByText('Acme').waitFor();
+		const opens = page.getByRole('checkbox', { name: 'Push branches and open pull requests' });
+		const changed = page.waitForResponse((response) => response.request().method() === 'PATCH');
+		await opens.uncheck();
+		await changed;
+		const { name, settings } = await server.call('GET', server.org);
+		assert.deepEqual([name, settings.enable_pr_creation], ['Acme', false]);
+		await page.reload();
+		await opens.and(page.locator(':not(:checked)')).waitFor();
+		await opens.check();
+		await accessible(page, 'members and the organization');
+
+		await server.call('POST', `${server.org}/repos`, { url: 'https://example.com/acme/gone.git' });
+		await page.goto(server.url + '/repos');
+		await page.getByRole('button', { name: 'acme/gone' }).click();
+		await page.getByRole('button', { name: 'Remove acme/gone' }).click();
+		await accessible(page, 'a repository that may be removed');
+		await page.getByRole('button', { name: 'Yes, remove gone' }).click();
+		await page.getByRole('button', { name: 'acme/gone' }).waitFor({ state: 'detached' });
+		const { items } = await server.call('GET', `${server.org}/repos`);
+		assert.deepEqual(items.map((/** @type {any} */ repo) => repo.full_name), ['acme/shop']);
+	});
+
 	it('show a member only what is theirs to see', async () => {
 		const { url } = await server.call('POST', `${server.org}/invitations`, { role: 'MEMBER' });
 		const page = await open({ viewport: { width: 375, height: 700 }, isMobile: true, hasTouch: true });

@@ -13,6 +13,8 @@ import type {
 	ModelsResponse,
 	NewInvitationResponse,
 	NewTokenResponse,
+	OrganizationChangeInput,
+	OrganizationResponse,
 	PullRequestResponse,
 	RepoResponse,
 	RuleResponse,
@@ -147,6 +149,8 @@ export const api = {
 	revokeToken: (id: number) => call<void>('DELETE', `/v1/tokens/${id}`),
 	changeRole: (orgId: number, id: number, role: string) => call<UserResponse>('PATCH', `${org(orgId)}/users/${id}`, { role }),
 	removeMember: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/users/${id}`),
+	organization: (id: number) => get<OrganizationResponse>(org(id)),
+	changeOrganization: (id: number, change: OrganizationChangeInput) => call<OrganizationResponse>('PATCH', org(id), change),
 	invitations: (orgId: number) => get<Items<InvitationResponse>>(`${org(orgId)}/invitations`),
 	invite: (orgId: number, role: string, email?: string) =>
 		call<NewInvitationResponse>('POST', `${org(orgId)}/invitations`, { role, email }),
@@ -179,6 +183,7 @@ export const api = {
 	stop: (of: Of) => once<AgentRunResponse>(`${org(of.organization_id)}/agent/run/stop`, { agent_run_id: of.id }),
 	repos: (orgId: number) => get<Items<RepoResponse>>(`${org(orgId)}/repos`),
 	addRepo: (orgId: number, url: string) => call<RepoResponse>('POST', `${org(orgId)}/repos`, { url }),
+	removeRepo: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/repos/${id}`),
 	branches: (orgId: number, id: number) => get<BranchesResponse>(`${org(orgId)}/repos/${id}/branches`),
 	setup: (orgId: number, id: number) => get<{ setup_commands: string }>(`${org(orgId)}/repos/${id}/setup-commands`),
 	putSetup: (orgId: number, id: number, setup_commands: string) =>

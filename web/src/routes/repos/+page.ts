@@ -5,7 +5,7 @@ import type { PageLoad } from './$types';
 export const load: PageLoad = async ({ parent, url }) => {
 	const { org } = await atHome(parent, url);
 	try {
-		return { org: org.id, mayChange: atLeast(org.role, 'MANAGER'), repos: (await api.repos(org.id)).items };
+		return { org: org.id, mayChange: atLeast(org.role, 'MANAGER'), mayRemove: atLeast(org.role, 'ADMIN'), repos: (await api.repos(org.id)).items };
 	} catch (error) {
 		refused(error, url);
 	}
