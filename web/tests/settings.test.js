@@ -1,6 +1,8 @@
 // Pages of settings: rules, webhooks, tokens, the audit log, and logging out.
 import assert from 'node:assert/strict';
+import { cpSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { accessible, browser, logIn, serve } from './server.js';
 
@@ -192,7 +194,9 @@ describe('settings', () => {
 		await opens.check();
 		await accessible(page, 'members and the organization');
 
-		await server.call('POST', `${server.org}/repos`, { url: 'https://example.com/acme/gone.git' });
+		const other = join(server.dir, 'acme', 'gone.git');
+		cpSync(server.origin, other, { recursive: true });
+		await server.call('POST', `${server.org}/repos`, { url: other });
 		await page.goto(server.url + '/repos');
 		await page.getByRole('button', { name: 'acme/gone' }).click();
 		await page.getByRole('button', { name: 'Remove acme/gone' }).click();

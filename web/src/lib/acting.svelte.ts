@@ -16,9 +16,11 @@ export class Acting {
 	async do(what: () => Promise<unknown>): Promise<boolean> {
 		this.problem = '';
 		this.busy = true;
+		let done = true;
 		try {
 			await what();
 		} catch (error) {
+			done = false;
 			this.problem = words(error);
 		}
 		try {
@@ -27,6 +29,6 @@ export class Acting {
 			this.problem ||= words(error);
 		}
 		this.busy = false;
-		return !this.problem;
+		return done;
 	}
 }
