@@ -1,6 +1,7 @@
 //! The binary as a user meets it: real processes, real repositories, a scripted model.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cluster;
 mod db;
 mod fixture;
 mod full_disk;
@@ -8,6 +9,7 @@ mod keep;
 mod lost;
 mod models;
 mod no_sandbox;
+mod processes;
 mod rules;
 mod run;
 mod serve;

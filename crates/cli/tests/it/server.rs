@@ -94,19 +94,27 @@ impl<'a> Server<'a> {
 
     /// POSTs to the API what no command does.
     pub fn post(&self, path: &str, token: &str, body: &Value) {
+        let (status, answer) = self.ask("POST", path, token, Some(body));
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Asks the API what no command does; gives the status and the body.
+    pub fn ask(&self, method: &str, path: &str, token: &str, body: Option<&Value>) -> (u16, String) {
         let address = self.url.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
-        let body = body.to_string();
+        let body = body.map(Value::to_string).unwrap_or_default();
+        // Of HTTP/1.0, so that the answer comes in one piece.
         write!(
             stream,
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -38,11 +38,21 @@ const ROOM: u64 = 32 << 20;
 /// [`Lost`] when another process has taken this one's place; then nothing is drained.
 pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     let worker_id = &app.worker_id;
-    while let Err(error) = reap::reap(&app).await {
-        error!(error = format!("{error:#}"), "taking up the runs of the last process; trying again in {POLL:?}");
-        tokio::select! {
-            () = app.shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(POLL) => {}
+    let keeping = app.lease.keep(&app.store, || app.now());
+    tokio::pin!(keeping);
+    let reaped = async {
+        while let Err(error) = reap::reap(&app).await {
+            error!(error = format!("{error:#}"), "taking up the runs of the last process; trying again in {POLL:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    // It may take long, and whoever let the lease lapse meanwhile could judge nobody for another one.
+    tokio::select! {
+        () = reaped => {}
+        () = app.shutdown.cancelled() => return Ok(()),
+        lost = &mut keeping => {
+            app.shutdown.cancel();
+            return Err(lost);
         }
     }
     let housekeeping = {
@@ -62,8 +72,6 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();
     let slots = app.config.max_concurrent_runs.max(1);
-    let keeping = app.lease.keep(&app.store, || app.now());
-    tokio::pin!(keeping);
     while !app.shutdown.is_cancelled() {
         while tasks.try_join_next().is_some() {}
         while app.lease.check(&app.store, app.now()).await.is_ok() {
