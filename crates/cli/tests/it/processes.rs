@@ -77,7 +77,7 @@ fn a_worker_that_is_stopped_past_its_lease_loses_its_run_and_once_awake_changes_
     let mut first = cluster.worker("first");
     let repo = server.add_repo();
     let id = server.run_until(&repo, &["begun", "call_started"]);
-    assert_eq!(first.claimed(), [id.clone()]);
+    assert_eq!(first.claimed(), [id.as_str()]);
     let second = cluster.worker("second");
     first.signal(Signal::STOP);
     let stopped = Instant::now();
