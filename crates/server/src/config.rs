@@ -20,6 +20,8 @@ mod log_in;
 mod offered;
 #[path = "config_table.rs"]
 mod table;
+#[path = "config_worker.rs"]
+mod worker;
 
 pub use log_in::LogIn;
 pub use offered::OAuthProvider;
@@ -102,6 +104,10 @@ pub struct Config {
     pub database_url: Option<SecretString>,
     /// Seconds after which a worker that is not heard of loses its runs to others, on PostgreSQL.
     pub worker_lease_s: u64,
+    /// Where a worker answers the other processes of its database.
+    pub worker_addr: SocketAddr,
+    /// How they reach it, where that does not follow from the address.
+    pub worker_url: Option<String>,
     /// Runs at once.
     pub max_concurrent_runs: usize,
     /// Model of runs that name none.
@@ -222,6 +228,8 @@ impl Config {
             secret_key: None,
             database_url: None,
             worker_lease_s: 75,
+            worker_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            worker_url: None,
             max_concurrent_runs: (cores * 2).max(2),
             default_model: None,
             rate_limits: true,

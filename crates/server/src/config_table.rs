@@ -1,6 +1,6 @@
 //! The table of settings: each with its key, words for people, default, and how it is read and written.
 
-use super::{Config, Egress, limits, log_in, offered};
+use super::{Config, Egress, limits, log_in, offered, worker};
 
 #[path = "config_values.rs"]
 mod values;
@@ -124,14 +124,9 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     )),
-    plain(
-        "worker_lease_s",
-        "Seconds after which a worker that is not heard of loses its runs to others, on PostgreSQL. A database that is away for \
-         less moves no run.",
-        "`75`",
-        |c| Some(c.worker_lease_s.to_string()),
-        |c, v| above_zero(&mut c.worker_lease_s, v),
-    ),
+    worker::LEASE,
+    worker::ADDR,
+    worker::URL,
     log_in::IDLE,
     log_in::MAX,
     log_in::ISSUER,

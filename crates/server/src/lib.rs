@@ -13,12 +13,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use elsewhere::{Door, Elsewhere};
+
 mod api;
 pub mod backup;
 mod clock;
 pub mod config;
 pub mod database;
 pub mod disk;
+mod elsewhere;
 pub mod engine;
 pub mod forge;
 pub mod incarnation;
@@ -88,7 +91,11 @@ pub struct App {
     /// When it started.
     pub started: Instant,
     /// Keys of the secrets in the store.
-    pub(crate) keys: secrets::Keys,
+    pub(crate) keys: Arc<secrets::Keys>,
+    /// Where other processes ask about the runs of this one.
+    pub(crate) door: elsewhere::Door,
+    /// The way to other processes' runs, where there may be any.
+    pub(crate) elsewhere: Option<Arc<elsewhere::Elsewhere>>,
     /// The way to addresses that an organization's people name.
     pub(crate) outside: outside::Outside,
     pub(crate) requests: api::Requests,
@@ -149,20 +156,23 @@ impl App {
             ),
         };
         let incarnation = incarnation::read(&config.data_dir)?;
-        let keys = secrets::Keys::open(&config.data_dir, config.secret_key.as_ref())?;
+        let keys = Arc::new(secrets::Keys::open(&config.data_dir, config.secret_key.as_ref())?);
         // Whoever has the data directory knows that the workers that had it before are gone.
         let worker_id = format!("{}-{}", incarnation::name(&config.data_dir)?, token::random(12));
         let length = if store.is_shared() { Duration::from_secs(config.worker_lease_s) } else { worker::ALONE };
-        let lease = match part {
+        let (lease, door) = match part {
             Part::Whole | Part::Worker => {
-                Lease::take(&store, &worker_id, &config.public_url, clock.now(), length).await?
+                let door = if store.is_shared() { Door::open(&config).await? } else { Door::none(&config) };
+                (Lease::take(&store, &worker_id, &door.url, clock.now(), length).await?, door)
             }
-            Part::Api => Lease::none(),
+            Part::Api => (Lease::none(), Door::none(&config)),
         };
+        let elsewhere = store.is_shared().then(|| Elsewhere::new(store.clone(), keys.clone(), worker_id.clone()));
+        let elsewhere = elsewhere.transpose()?.map(Arc::new);
         let shutdown = CancellationToken::new();
         let app = Self {
             part,
-            watches: Watches::new(store.clone(), shutdown.clone()),
+            watches: Watches::new(store.clone(), shutdown.clone(), elsewhere.clone()),
             store,
             engine,
             shutdown,
@@ -172,6 +182,8 @@ impl App {
             clock,
             started: Instant::now(),
             keys,
+            door,
+            elsewhere,
             outside: outside::Outside::new(config.allow_private_addresses),
             requests: api::Requests::default(),
             oidc: oidc::Provider::new(&config.log_in, &config.public_url)?,
@@ -220,12 +232,14 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
     info!(url = app.config.public_url, "serving at {}", app.config.public_url);
     let work = (app.part == Part::Whole).then(|| tokio::spawn(worker::run(app.clone())));
     let searched = tokio::spawn(search::keep(app.clone()));
+    let answered = tokio::spawn(elsewhere::answer(app.clone()));
     let served = api::serve(app.clone(), listener).await;
     app.shutdown.cancel();
     if let Some(work) = work {
         work.await.context("the worker ended abnormally")??;
     }
     searched.await.context("keeping the search ended abnormally")?;
+    answered.await.context("answering other processes ended abnormally")?;
     app.store.close().await;
     served
 }
@@ -236,7 +250,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<()> {
 /// When another process has taken this one's place.
 pub async fn work(app: Arc<App>) -> Result<()> {
     info!(worker.id = app.worker_id, "working as {}", app.worker_id);
+    let answered = tokio::spawn(elsewhere::answer(app.clone()));
     let worked = worker::run(app.clone()).await;
+    app.shutdown.cancel();
+    answered.await.context("answering other processes ended abnormally")?;
     app.store.close().await;
     Ok(worked?)
 }

@@ -15,6 +15,7 @@ use chacha20poly1305::{
     aead::{Aead as _, Payload},
 };
 use codegen_store::{Place, Sealed};
+use hmac::{Hmac, Mac as _};
 use rand::Rng as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
@@ -33,6 +34,8 @@ pub struct Keys(Vec<Key>);
 struct Key {
     id: String,
     cipher: XChaCha20Poly1305,
+    /// For proofs, apart from the cipher.
+    proofs: [u8; 32],
 }
 
 /// Why a secret cannot be read.
@@ -84,7 +87,8 @@ impl Keys {
             };
             let id = Sha256::digest(&bytes).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
             let cipher = XChaCha20Poly1305::new_from_slice(&bytes).context("taking a key")?;
-            keys.push(Key { id, cipher });
+            let proofs = mac(&bytes, b"codegen: proofs between processes").finalize().into_bytes().into();
+            keys.push(Key { id, cipher, proofs });
         }
         if keys.is_empty() {
             bail!("there is no key in it");
@@ -120,10 +124,29 @@ impl Keys {
         Ok(String::from_utf8(plain).map_err(|_| Unreadable::Damaged)?.into())
     }
 
+    /// Proves to another process that this one has the key.
+    pub fn proof(&self, text: &[u8]) -> String {
+        let code = self.0.first().map(|key| mac(&key.proofs, text).finalize().into_bytes().to_vec());
+        STANDARD.encode(code.unwrap_or_default())
+    }
+
+    /// Whether a process that has one of the keys made this with [`Keys::proof`].
+    pub fn proves(&self, text: &[u8], proof: &str) -> bool {
+        let Ok(code) = STANDARD.decode(proof) else { return false };
+        self.0.iter().any(|key| mac(&key.proofs, text).verify_slice(&code).is_ok())
+    }
+
     /// Whether a ciphertext is under the key that encrypts now.
     fn is_current(&self, ciphertext: &str) -> bool {
         parts(ciphertext).is_some_and(|(id, _)| self.0.first().is_some_and(|key| key.id == id))
     }
+}
+
+fn mac(key: &[u8], text: &[u8]) -> Hmac<Sha256> {
+    #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(key).expect("any length will do");
+    mac.update(text);
+    mac
 }
 
 /// Puts a new key before the others of a data directory's file; it encrypts from the next start on. Returns its id.
@@ -232,6 +255,16 @@ mod tests {
 
     fn place() -> Place {
         Place::new(1, "repos", 7, "origin")
+    }
+
+    #[test]
+    fn a_proof_is_taken_from_who_has_one_of_the_keys_and_for_nothing_else() {
+        let (old, new) = (new_key(), new_key());
+        let (before, after) = (Keys::parse(&old).unwrap(), Keys::parse(&format!("{new},{old}")).unwrap());
+        let proof = before.proof(b"this");
+        assert!(after.proves(b"this", &proof) && before.proves(b"this", &proof));
+        assert!(!after.proves(b"that", &proof) && !after.proves(b"this", "") && !after.proves(b"this", "?"));
+        assert!(!Keys::parse(&new).unwrap().proves(b"this", &proof));
     }
 
     #[test]

@@ -5,13 +5,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use codegen_agent::Delta;
 use codegen_store::{Change, ChangeKind, Claim, LogRow, Phase, Run, Store};
+use futures::Stream;
 use serde_json::{Value, json};
 use tokio::{
     sync::{
@@ -21,6 +25,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::elsewhere::Elsewhere;
 
 /// Frames that a viewer may be behind before it goes on from the store.
 const RING: usize = 64;
@@ -40,6 +46,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub struct Watches {
     store: Store,
     shutdown: CancellationToken,
+    /// Where runs may be another process's.
+    elsewhere: Option<Arc<Elsewhere>>,
     open: Mutex<HashMap<i64, Arc<Watch>>>,
     /// Those who wait for a change of a run's row, by run and attempt.
     rows: Mutex<BTreeMap<(i64, i64), Arc<Notify>>>,
@@ -53,14 +61,16 @@ struct Watch {
     frames: broadcast::Sender<Frame>,
     news: Mutex<VecDeque<News>>,
     wake: Notify,
+    /// Cancelled when nobody watches any more.
+    left: CancellationToken,
 }
 
 /// What the task of a watched run is told, in order.
 enum News {
     /// The log grew.
     Grown,
-    /// An event that nobody keeps.
-    Live(String),
+    /// An event that nobody keeps, and where another process told it, the newest entry before it.
+    Live(Option<i64>, String),
     /// Nobody watches any more.
     Left,
 }
@@ -97,11 +107,12 @@ enum State {
 
 impl Watches {
     /// None yet.
-    pub fn new(store: Store, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(store: Store, shutdown: CancellationToken, elsewhere: Option<Arc<Elsewhere>>) -> Arc<Self> {
         let changes = store.subscribe();
         let watches = Arc::new(Self {
             store,
             shutdown,
+            elsewhere,
             open: Mutex::default(),
             rows: Mutex::default(),
             access: tokio::sync::watch::Sender::default(),
@@ -174,11 +185,20 @@ impl Watches {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let watch = open.entry(run.id).or_insert_with(|| {
             let (frames, _) = broadcast::channel(RING);
-            let watch = Watch { run_id: run.id, frames, news: Mutex::default(), wake: Notify::new() };
+            let watch = Watch {
+                run_id: run.id,
+                frames,
+                news: Mutex::default(),
+                wake: Notify::new(),
+                left: CancellationToken::new(),
+            };
             // What came after this row was read is found by the first look.
             watch.tell(News::Grown);
             let watch = Arc::new(watch);
             tokio::spawn(feed(watch.clone(), self.store.clone(), self.shutdown.clone(), run.log_seq));
+            if let Some(elsewhere) = &self.elsewhere {
+                tokio::spawn(listen(watch.clone(), elsewhere.clone(), self.shutdown.clone()));
+            }
             watch
         });
         // Subscribed before the first reading, so that nothing falls in between.
@@ -202,7 +222,7 @@ impl Watch {
             _ => waiting.push_back(news),
         }
         if waiting.len() > MOST_LIVE
-            && let Some(oldest) = waiting.iter().position(|news| matches!(news, News::Live(_)))
+            && let Some(oldest) = waiting.iter().position(|news| matches!(news, News::Live(..)))
         {
             waiting.remove(oldest);
         }
@@ -211,7 +231,7 @@ impl Watch {
     }
 
     fn live(&self, kind: &str, body: &Value) {
-        self.tell(News::Live(format!("event: {kind}\ndata: {body}\n\n")));
+        self.tell(News::Live(None, format!("event: {kind}\ndata: {body}\n\n")));
     }
 
     fn take(&self) -> VecDeque<News> {
@@ -260,6 +280,19 @@ impl Viewer {
         }
     }
 
+    /// All events.
+    pub fn stream(self) -> impl Stream<Item = Result<Bytes, codegen_store::Error>> {
+        futures::stream::unfold(self, |mut viewer| async move {
+            match viewer.next().await {
+                Ok(bytes) => bytes.map(|bytes| (Ok(bytes), viewer)),
+                Err(error) => {
+                    tracing::error!(%error, "reading a watched run");
+                    Some((Err(error), viewer))
+                }
+            }
+        })
+    }
+
     async fn catch_up(&mut self) -> Result<Option<Bytes>, codegen_store::Error> {
         let store = &self.watches.store;
         let rows = store.log_page(self.watch.run_id, self.seen, PAGE_BYTES).await?;
@@ -290,6 +323,7 @@ impl Drop for Viewer {
         self.frames = None;
         if self.watch.frames.receiver_count() == 0 {
             open.remove(&self.watch.run_id);
+            self.watch.left.cancel();
             self.watch.tell(News::Left);
         }
     }
@@ -307,7 +341,9 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, head
         let (mut is_live, mut is_over) = (false, shutdown.is_cancelled());
         for news in watch.take() {
             match news {
-                News::Live(event) => {
+                // An entry that came since says the same, or more.
+                News::Live(Some(before), _) if before < read.head => {}
+                News::Live(_, event) => {
                     text.push_str(&event);
                     is_live = true;
                 }
@@ -351,7 +387,7 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, head
             () = sleep_until(next_frame) => {}
             () = shutdown.cancelled() => {}
         }
-        let only_live = |waiting: &VecDeque<News>| waiting.iter().all(|news| matches!(news, News::Live(_)));
+        let only_live = |waiting: &VecDeque<News>| waiting.iter().all(|news| matches!(news, News::Live(..)));
         while Instant::now() < next_live && only_live(&watch.news.lock().unwrap_or_else(PoisonError::into_inner)) {
             tokio::select! {
                 () = sleep_until(next_live) => {}
@@ -359,6 +395,23 @@ async fn feed(watch: Arc<Watch>, store: Store, shutdown: CancellationToken, head
                 () = shutdown.cancelled() => break,
             }
         }
+    }
+}
+
+/// Hands on what another process tells of the run, until the last viewer leaves or the server goes down.
+async fn listen(watch: Arc<Watch>, elsewhere: Arc<Elsewhere>, shutdown: CancellationToken) {
+    let told = AtomicI64::new(0);
+    let heard = |before: i64, event: String| {
+        // The entries before it are there already, and shall be shown before it.
+        if told.swap(before, Ordering::Relaxed) != before {
+            watch.tell(News::Grown);
+        }
+        watch.tell(News::Live(Some(before), event));
+    };
+    tokio::select! {
+        () = elsewhere.listen(watch.run_id, heard) => {}
+        () = watch.left.cancelled() => {}
+        () = shutdown.cancelled() => {}
     }
 }
 

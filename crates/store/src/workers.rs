@@ -83,4 +83,19 @@ impl Store {
         })
         .await
     }
+
+    /// The worker that has a run now, and where other processes ask it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn worker_of(&self, run_id: i64) -> Result<Option<(String, String)>> {
+        let worker = sqlx::query_as(
+            "SELECT workers.id, workers.url FROM runs JOIN workers ON workers.id = runs.worker_id
+             WHERE runs.id = $1 AND runs.phase NOT IN ('queued', 'done')",
+        )
+        .bind(run_id)
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(worker)
+    }
 }

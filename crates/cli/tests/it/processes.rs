@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -131,6 +133,40 @@ fn a_database_that_is_away_for_longer_than_a_lease_loses_nothing_and_repeats_not
     let mut claimed: Vec<String> = workers.iter().flat_map(Worker::claimed).collect();
     claimed.sort();
     assert_eq!(claimed, [id, other], "nobody took anything over");
+}
+
+#[test]
+fn a_server_shows_what_a_worker_elsewhere_says_live_and_what_changed_there_and_nobody_else_is_answered() {
+    let replies = json!([
+        {"text": "", "calls": [{"name": "write", "input": {"path": "early.txt", "content": "early\n"}}]},
+        shell("echo live words; sleep 300"),
+    ]);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let cluster = Cluster::new(&replies, &[("CODEGEN_WORKER_ADDR", &free)]);
+    let server = cluster.first_server("api");
+    let _worker = cluster.worker("one");
+    let repo = server.add_repo();
+    // Its command does not end, so that no entry of the trace has them.
+    let id = server.run_until(&repo, &["live words\\n"]);
+    until("the diff so far is shown", Duration::from_secs(60), || {
+        text(&server.client(&["agent", "--id", &id, "diff"])).contains("+early")
+    });
+    for path in ["events", "changes"] {
+        let path = format!("/runs/{id}/{path}");
+        for proof in ["", "x-codegen-proof: 1:AAAA\r\n"] {
+            let answer = plain_http(&free, &path, proof);
+            assert!(answer.starts_with("HTTP/1.0 401") || answer.starts_with("HTTP/1.1 401"), "{answer}");
+        }
+    }
+    assert!(server.client(&["agent", "--id", &id, "stop", "--follow"]).status.success());
+}
+
+fn plain_http(address: &str, path: &str, header: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{header}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]

@@ -34,9 +34,9 @@ pub async fn diff(
 ) -> Result<Response, ApiError> {
     let org_id = asked.by.org_id;
     let run = app.store.run(org_id, asked.input.0).await.map_err(no_run)?;
-    let so_far = so_far(&app, &run).await.unwrap_or_else(|error| {
+    let so_far = anywhere(&app, &run).await.unwrap_or_else(|error| {
         // Its mirror may be just being made; what an earlier part of the run changed is known without it.
-        tracing::debug!(run.id = run.id, error = %error, "comparing the workspace of a live run");
+        tracing::debug!(run.id = run.id, error = format!("{error:#}"), "comparing the workspace of a live run");
         None
     });
     let (patch, stat) = match so_far {
@@ -55,8 +55,19 @@ pub async fn diff(
         .into_response())
 }
 
+/// From the worker that has the run, else from here.
+async fn anywhere(app: &App, run: &Run) -> anyhow::Result<Option<(Vec<u8>, String)>> {
+    if let Some(elsewhere) = &app.elsewhere
+        && run.phase != Phase::Done
+        && let Some(change) = elsewhere.changes(run.id).await?
+    {
+        return Ok(Some(change));
+    }
+    Ok(so_far(app, run).await?)
+}
+
 /// The change that the kept workspace of a live run shows, and its summary. None where nothing is kept beyond its last commit.
-async fn so_far(app: &App, run: &Run) -> Result<Option<(Vec<u8>, String)>, git::Error> {
+pub async fn so_far(app: &App, run: &Run) -> Result<Option<(Vec<u8>, String)>, git::Error> {
     let (false, Some(repo_id)) = (run.phase == Phase::Done, run.repo_id) else { return Ok(None) };
     let mirror = Mirror::of(&app.config.data_dir, repo_id);
     let Some(commit) = mirror.kept(Kept::Workspace(run.id)).await? else { return Ok(None) };

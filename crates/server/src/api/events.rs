@@ -64,21 +64,12 @@ pub async fn get(
     if asked.input.until_now {
         viewer.until_now();
     }
-    let events = futures::stream::unfold(viewer, |mut viewer| async move {
-        match viewer.next().await {
-            Ok(bytes) => bytes.map(|bytes| (Ok(bytes), viewer)),
-            Err(error) => {
-                tracing::error!(%error, "reading a watched run");
-                Some((Err(error), viewer))
-            }
-        }
-    });
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
         // Nginx holds answers back otherwise.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    let events = while_allowed::<InOrg, _>(app, &asked_with, asked.by.org_id, events);
+    let events = while_allowed::<InOrg, _>(app, &asked_with, asked.by.org_id, viewer.stream());
     Ok((headers, Body::from_stream(events)).into_response())
 }

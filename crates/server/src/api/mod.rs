@@ -69,6 +69,7 @@ mod webhook_tries;
 mod webhooks;
 mod words;
 
+pub use changes::so_far as changes_so_far;
 pub use connections::serve;
 pub use docs::openapi;
 pub use health::Requests;
