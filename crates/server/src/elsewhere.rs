@@ -194,11 +194,10 @@ impl Elsewhere {
             };
             if let Some(worker) = worker {
                 tokio::select! {
-                    Err(error) = self.hear(&worker, run_id, &heard) => {
+                    heard_out = self.hear(&worker, run_id, &heard) => if let Err(error) = heard_out {
                         debug!(run.id = run_id, error = format!("{error:#}"), "listening to the worker of a run");
-                    }
+                    },
                     () = self.moved(&worker, run_id, &mut changes) => continue,
-                    else => {}
                 }
             }
             tokio::select! {
