@@ -1,7 +1,13 @@
 //! SQL that is put together from parts. sqlx's own builder writes `?` for parameters of either database, which PostgreSQL
 //! does not read.
 
-use sqlx::{Arguments as _, AssertSqlSafe, Encode, Type, any::AnyArguments, query::QueryAs};
+use std::fmt::Write as _;
+
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Encode, Type,
+    any::AnyArguments,
+    query::{Query, QueryAs},
+};
 
 use crate::{
     Result,
@@ -34,8 +40,14 @@ impl Builder {
     pub fn bind<'v>(&mut self, value: impl Encode<'v, Db> + Type<Db>) -> Result<&mut Self> {
         self.arguments.add(value).map_err(sqlx::Error::Encode)?;
         self.count += 1;
-        self.sql.push_str(&format!("${}", self.count));
+        // Writing to a String cannot fail.
+        write!(self.sql, "${}", self.count).unwrap_or_default();
         Ok(self)
+    }
+
+    /// The statement.
+    pub fn query(self) -> Query<'static, Db, AnyArguments> {
+        sqlx::query_with(AssertSqlSafe(self.sql), self.arguments)
     }
 
     /// The statement, whose rows are read as `T`.

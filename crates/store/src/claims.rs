@@ -369,7 +369,7 @@ async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Opt
 
 async fn requeue(tx: &mut Tx, run_id: i64, crashes: i64, why: &str, now: i64) -> Result<()> {
     let notice = json!({ "kind": "notice", "text": why });
-    let org_id = append(tx, run_id, "notice", &notice.to_string(), false, now).await?.org_id;
+    let org_id = append(tx, run_id, "notice", &notice.to_string(), false, now).await?;
     sqlx::query("UPDATE runs SET phase = 'queued', worker_id = NULL, crashes = crashes + $2 WHERE id = $1")
         .bind(run_id)
         .bind(crashes)

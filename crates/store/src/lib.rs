@@ -12,6 +12,7 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+mod appends;
 mod audit;
 mod blobs;
 mod builder;
@@ -56,7 +57,8 @@ mod webhooks;
 mod words;
 mod workers;
 
-use dialect::{Readers, Request, Scope, Tx, Verdict, Work};
+use appends::Append;
+use dialect::{Inbox, Readers, Request, Scope, Tx, Verdict, Work};
 
 pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use check_suites::{Banned, CheckSuiteChange, CheckSuiteSettings, Unbanned};
@@ -256,6 +258,7 @@ const LOCK: &str = "lock";
 pub struct Store {
     readers: Readers,
     requests: mpsc::Sender<Request>,
+    appends: mpsc::Sender<Append>,
     changes: broadcast::Sender<Change>,
 }
 
@@ -298,17 +301,17 @@ impl Store {
     /// this version.
     pub async fn open_beside(data_dir: &Path) -> Result<Self> {
         let (readers, conn) = dialect::open_beside(&data_dir.join(DATABASE)).await?;
-        let (requests, inbox) = mpsc::channel(1024);
+        let (requests, appends, inbox) = Inbox::new();
         let (changes, _) = broadcast::channel(4096);
         dialect::start_beside(conn, inbox, changes.clone());
-        Ok(Self { readers, requests, changes })
+        Ok(Self { readers, requests, appends, changes })
     }
 
     async fn start(place: dialect::At<'_>, lock: Option<DirLock>) -> Result<Self> {
-        let (requests, inbox) = mpsc::channel(1024);
+        let (requests, appends, inbox) = Inbox::new();
         let (changes, _) = broadcast::channel(4096);
         let readers = dialect::open(place, lock, inbox, changes.clone()).await?;
-        Ok(Self { readers, requests, changes })
+        Ok(Self { readers, requests, appends, changes })
     }
 
     /// Finishes what is under way, closes the database and frees the data directory; later calls on any clone fail.
@@ -390,12 +393,7 @@ where
         let (work, actor) = (self.work.clone(), self.actor.clone());
         Box::pin(async move {
             let outcome = audit::recording(actor, tx, work).await;
-            let verdict = match &outcome {
-                Ok(_) => Verdict::Keep,
-                Err(Error::Full) => Verdict::Full,
-                Err(Error::Db(error)) if dialect::is_passing(error) => Verdict::Again,
-                Err(_) => Verdict::Undo,
-            };
+            let verdict = dialect::verdict(&outcome);
             self.outcome = Some(outcome);
             verdict
         })

@@ -2,10 +2,11 @@
 
 use futures::TryStreamExt as _;
 use sqlx::{FromRow, Row as _};
+use tokio::sync::oneshot;
 
 use crate::{
     Change, ChangeKind, Claim, Error, Result, Store,
-    claims::fence,
+    appends::Append,
     dialect::{Db, Row, Tx},
     row::flag,
 };
@@ -58,14 +59,7 @@ impl Store {
     /// [`Error::Fenced`].
     pub async fn append_log(&self, claim: &Claim, kind: &str, body: &str, contract: bool, now: i64) -> Result<i64> {
         let entry = NewLog { kind: kind.to_owned(), body: body.to_owned(), contract };
-        let claim = *claim;
-        self.write_rows(move |tx| {
-            Box::pin(async move {
-                fence(tx, claim).await?;
-                Ok(append(tx, claim.run_id, &entry.kind, &entry.body, entry.contract, now).await?.seq)
-            })
-        })
-        .await
+        self.append_all(claim, vec![entry], now).await
     }
 
     /// Appends entries in one go and returns their seqs.
@@ -73,18 +67,19 @@ impl Store {
     /// # Errors
     /// [`Error::Fenced`]; then none is appended.
     pub async fn append_log_batch(&self, claim: &Claim, entries: Vec<NewLog>, now: i64) -> Result<Vec<i64>> {
-        let claim = *claim;
-        self.write_rows(move |tx| {
-            Box::pin(async move {
-                fence(tx, claim).await?;
-                let mut seqs = Vec::with_capacity(entries.len());
-                for entry in &entries {
-                    seqs.push(append(tx, claim.run_id, &entry.kind, &entry.body, entry.contract, now).await?.seq);
-                }
-                Ok(seqs)
-            })
-        })
-        .await
+        let count = i64::try_from(entries.len()).unwrap_or(i64::MAX);
+        let last = self.append_all(claim, entries, now).await?;
+        Ok((last - count + 1..=last).collect())
+    }
+
+    /// Gives the seq of the last one. Others' entries may share the statements, so what no database takes is refused here.
+    async fn append_all(&self, claim: &Claim, entries: Vec<NewLog>, now: i64) -> Result<i64> {
+        if entries.iter().any(|entry| entry.body.contains('\0')) {
+            return Err(Error::Conflict("an entry of a log is JSON, which has no NUL".to_owned()));
+        }
+        let (done, last) = oneshot::channel();
+        self.appends.send(Append { claim: *claim, entries, now, done }).await.map_err(|_| Error::Closed)?;
+        last.await.map_err(|_| Error::Closed)?
     }
 
     /// The entries after `after_seq`, oldest first.
@@ -159,16 +154,8 @@ impl Store {
     }
 }
 
-/// Where an entry went.
-pub struct Appended {
-    /// The run's organization.
-    pub org_id: i64,
-    /// The entry's number.
-    pub seq: i64,
-}
-
-/// Appends an entry, whoever has the run.
-pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: bool, now: i64) -> Result<Appended> {
+/// Appends an entry, whoever has the run; gives the run's organization.
+pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: bool, now: i64) -> Result<i64> {
     let progress = matches!(kind, "reply" | "call_finished");
     let message = kind == "user_message";
     let (org_id, seq): (i64, i64) = sqlx::query_as(
@@ -196,5 +183,5 @@ pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: 
     if tx.changes.last() != Some(&change) {
         tx.changes.push(change);
     }
-    Ok(Appended { org_id, seq })
+    Ok(org_id)
 }

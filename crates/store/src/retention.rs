@@ -352,7 +352,7 @@ async fn still_ended(tx: &mut Tx, ended: Ended) -> Result<bool> {
 
 async fn append_notice(tx: &mut Tx, run_id: i64, text: &str, now: i64) -> Result<()> {
     let body = json!({ "kind": "notice", "text": text }).to_string();
-    let org_id = log::append(tx, run_id, "notice", &body, true, now).await?.org_id;
+    let org_id = log::append(tx, run_id, "notice", &body, true, now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
     Ok(())
 }

@@ -434,7 +434,7 @@ pub async fn end(
 /// Appends the `status` entry; returns the run's organization.
 pub async fn append_status(tx: &mut Tx, run_id: i64, phase: Phase, reason: Option<Reason>, now: i64) -> Result<i64> {
     let body = json!({ "kind": "status", "status": status(phase, reason), "reason": reason.map(Reason::as_str) });
-    Ok(log::append(tx, run_id, "status", &body.to_string(), false, now).await?.org_id)
+    log::append(tx, run_id, "status", &body.to_string(), false, now).await
 }
 
 async fn phase_of(tx: &mut Tx, org_id: i64, run_id: i64) -> Result<Phase> {

@@ -2,7 +2,7 @@
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{BoxFuture, Change, DirLock, Migrated, Result};
+use crate::{BoxFuture, Change, DirLock, Error, Migrated, Result, appends::Append};
 
 mod copy;
 mod postgres;
@@ -73,6 +73,31 @@ pub enum Scope {
     Rows,
 }
 
+/// What becomes of a change by its outcome.
+pub fn verdict<T>(outcome: &Result<T>) -> Verdict {
+    match outcome {
+        Ok(_) => Verdict::Keep,
+        Err(Error::Full) => Verdict::Full,
+        Err(Error::Db(error)) if is_passing(error) => Verdict::Again,
+        Err(_) => Verdict::Undo,
+    }
+}
+
+/// What waits for the writers.
+pub struct Inbox {
+    requests: mpsc::Receiver<Request>,
+    /// Apart, for they are made together, as many as there are.
+    appends: mpsc::Receiver<Append>,
+}
+
+impl Inbox {
+    /// With its entrances.
+    pub fn new() -> (mpsc::Sender<Request>, mpsc::Sender<Append>, Self) {
+        let ((to_requests, requests), (to_appends, appends)) = (mpsc::channel(1024), mpsc::channel(1024));
+        (to_requests, to_appends, Self { requests, appends })
+    }
+}
+
 /// What the writer is asked.
 pub enum Request {
     /// Do this and acknowledge after the commit.
@@ -96,7 +121,7 @@ pub enum At<'a> {
 pub async fn open(
     place: At<'_>,
     lock: Option<DirLock>,
-    inbox: mpsc::Receiver<Request>,
+    inbox: Inbox,
     changes: broadcast::Sender<Change>,
 ) -> Result<Readers> {
     match place {
@@ -133,7 +158,7 @@ pub async fn backup(place: At<'_>, into: &std::path::Path, tell: copy::Tell<'_>)
 }
 
 /// Starts the writer of an open SQLite database.
-pub fn start_beside(conn: Connection, inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<Change>) {
+pub fn start_beside(conn: Connection, inbox: Inbox, changes: broadcast::Sender<Change>) {
     tokio::spawn(sqlite::write_in_groups(conn, None, inbox, changes));
 }
 

@@ -8,10 +8,10 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
-use super::{Connection, Kind, Readers, Request, Tx, Verdict, Work, is_full};
-use crate::{Change, DirLock, Error, Result, failpoint};
+use super::{Connection, Inbox, Kind, Readers, Request, Scope, Tx, Verdict, Work, is_full};
+use crate::{Change, DirLock, Error, Result, appends::Appends, failpoint};
 
 /// Jobs that may share one commit; more would make the first of them wait too long.
 const GROUP: usize = 256;
@@ -242,7 +242,7 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<Vec<i64>> {
 pub async fn write_in_groups(
     conn: Connection,
     lock: Option<DirLock>,
-    mut inbox: mpsc::Receiver<Request>,
+    mut inbox: Inbox,
     changes: broadcast::Sender<Change>,
 ) {
     let mut tx = Tx { conn, changes: Vec::new(), kind: Kind::Sqlite };
@@ -251,9 +251,16 @@ pub async fn write_in_groups(
     loop {
         let request = match put_off.take() {
             Some(request) => request,
-            None => match inbox.recv().await {
-                Some(request) => request,
-                None => break,
+            // Appends first: what was asked after one is done after it. Others get into the same transaction.
+            None => tokio::select! {
+                biased;
+                Some(append) = inbox.appends.recv() => {
+                    Request::Write(Box::new(Appends::gather(append, &mut inbox.appends)), Scope::Rows)
+                }
+                request = inbox.requests.recv() => match request {
+                    Some(request) => request,
+                    None => break,
+                },
             },
         };
         let first = match request {
@@ -300,7 +307,7 @@ pub async fn write_in_groups(
 async fn group(
     tx: &mut Tx,
     first: Box<dyn Work>,
-    inbox: &mut mpsc::Receiver<Request>,
+    inbox: &mut Inbox,
     jobs: &mut Vec<Box<dyn Work>>,
     put_off: &mut Option<Request>,
 ) -> Result<(), Lost> {
@@ -326,7 +333,11 @@ async fn group(
         }
         sqlx::query("RELEASE job").execute(&mut tx.conn).await?;
         if jobs.len() < GROUP {
-            match inbox.try_recv() {
+            if let Ok(append) = inbox.appends.try_recv() {
+                next = Some(Box::new(Appends::gather(append, &mut inbox.appends)));
+                continue;
+            }
+            match inbox.requests.try_recv() {
                 Ok(Request::Write(job, _)) => next = Some(job),
                 // Not within a transaction.
                 Ok(other @ (Request::Rebuild(_) | Request::Close(_))) => *put_off = Some(other),
@@ -411,10 +422,10 @@ mod tests {
         let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut conn).await.unwrap();
         let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 20));
         sqlx::query(limit).execute(&mut conn).await.unwrap();
-        let (requests, inbox) = mpsc::channel(64);
+        let (requests, appends, inbox) = Inbox::new();
         let (changes, _) = broadcast::channel(64);
         tokio::spawn(write_in_groups(conn, Some(DirLock::take(dir.path()).unwrap()), inbox, changes.clone()));
-        let store = Store { readers, requests, changes };
+        let store = Store { readers, requests, appends, changes };
         let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
 
         let asks = |prompt: String| NewRun { user_id: user.id, prompt, ..NewRun::default() };

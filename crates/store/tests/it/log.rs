@@ -127,3 +127,67 @@ async fn changes_are_announced_after_their_commit() {
     assert_eq!(changes.recv().await.unwrap().kind, ChangeKind::RunQueued);
     assert!(fixture.store.run(fixture.org.id, run.id).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_appends_that_come_at_once_those_of_lost_claims_are_refused_alone_and_every_run_counts_its_own() {
+    let fixture = Fixture::new().await;
+    let mut claims = Vec::new();
+    for n in 0..24 {
+        let run = fixture.queue(&format!("task {n}")).await;
+        claims.push(fixture.store.claim_run_by_id(run.id, "w", 20).await.unwrap().unwrap().claim());
+    }
+    let entries = |from: i64| -> Vec<NewLog> {
+        let entry = |n| NewLog { kind: "notice".to_owned(), body: format!("{{\"n\":{n}}}"), contract: n % 2 == 0 };
+        (from..from + 7).map(entry).collect()
+    };
+    let mut writers = tokio::task::JoinSet::new();
+    for claim in &claims {
+        for round in 0..3 {
+            let (store, claim) = (fixture.store.clone(), *claim);
+            writers.spawn(async move {
+                let stale = codegen_store::Claim { attempt: claim.attempt - 1, ..claim };
+                let seqs = store.append_log_batch(&claim, entries(round * 7), 21).await.unwrap();
+                assert!(seqs.len() == 7 && seqs.windows(2).all(|two| two[0] + 1 == two[1]), "{seqs:?}");
+                let refused = store.append_log_batch(&stale, entries(0), 21).await;
+                assert!(matches!(refused, Err(Error::Fenced)), "{refused:?}");
+                let refused = store.append_log(&claim, "notice", "a\0b", false, 21).await;
+                assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+            });
+        }
+    }
+    writers.join_all().await;
+    for claim in claims {
+        let log = fixture.store.log(claim.run_id, 1, 100).await.unwrap();
+        assert_eq!(log.iter().map(|row| row.seq).collect::<Vec<_>>(), (2..=22).collect::<Vec<_>>());
+        let mut bodies: Vec<String> = log.chunks(7).map(|rows| rows[0].body.clone()).collect();
+        assert_eq!(number(&log[1].body), number(&log[0].body) + 1, "batches stay whole");
+        bodies.sort();
+        assert_eq!(bodies, ["{\"n\":0}", "{\"n\":14}", "{\"n\":7}"]);
+        let (_, total) =
+            fixture.store.contract_logs(fixture.org.id, claim.run_id, (0, i64::MAX), 0, 1, false).await.unwrap();
+        assert_eq!(total, 11);
+    }
+}
+
+fn number(body: &str) -> i64 {
+    body.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
+}
+
+#[tokio::test]
+async fn progress_and_messages_of_a_batch_count_as_those_of_single_appends() {
+    let fixture = Fixture::new().await;
+    let run = fixture.queue("task").await;
+    let claim = fixture.store.claim_run("w", 20).await.unwrap().unwrap().claim();
+    fixture.execute("UPDATE runs SET crashes = 2").await.unwrap();
+    let entries = |kinds: &[&str]| -> Vec<NewLog> {
+        kinds.iter().map(|kind| NewLog { kind: (*kind).to_owned(), body: "{}".to_owned(), contract: false }).collect()
+    };
+    let append = async |kinds: &[&str]| {
+        fixture.store.append_log_batch(&claim, entries(kinds), 21).await.unwrap();
+        let run = fixture.store.run_by_id(run.id).await.unwrap();
+        (run.log_seq, run.message_seq, run.crashes)
+    };
+    assert_eq!(append(&["notice", "user_message", "user_message", "notice"]).await, (5, 4, 2));
+    assert_eq!(append(&["notice", "reply"]).await, (7, 4, 0));
+    assert_eq!(append(&[]).await, (7, 4, 0));
+}

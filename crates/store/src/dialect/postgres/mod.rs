@@ -9,11 +9,11 @@ use sqlx::{
     postgres::PgConnection,
 };
 use tokio::{
-    sync::{Mutex, broadcast, mpsc},
+    sync::{Mutex, broadcast, mpsc, watch},
     task::JoinSet,
 };
 
-use super::{Kind, Readers, Request, Tx, sqlite};
+use super::{Inbox, Kind, Readers, Tx, sqlite};
 use crate::{Change, DirLock, Error, Result};
 
 mod news;
@@ -21,6 +21,8 @@ mod writer;
 
 /// Connections of a process that write; each has one change under way. The server makes their commits durable together.
 const WRITERS: usize = 6;
+/// Connections of a process that append to logs: while one waits for its commit, the other gathers what comes.
+const APPENDERS: usize = 2;
 /// Connections of a process that only read.
 const READERS: u32 = 8;
 /// For how long a reading or a change outlasts the loss of the database, before its caller is told.
@@ -115,13 +117,8 @@ pub async fn time(tx: &mut Tx) -> Result<i64> {
 
 /// Serves write requests until closed, each in a transaction of its own, as many at once as there are writers. Holds the lock
 /// on the data directory.
-pub async fn write_side_by_side(
-    url: String,
-    lock: Option<DirLock>,
-    inbox: mpsc::Receiver<Request>,
-    changes: broadcast::Sender<Change>,
-) {
-    let inbox = Arc::new(Mutex::new(inbox));
+pub async fn write_side_by_side(url: String, lock: Option<DirLock>, inbox: Inbox, changes: broadcast::Sender<Change>) {
+    let (inbox, appends) = (Arc::new(Mutex::new(inbox.requests)), Arc::new(Mutex::new(inbox.appends)));
     let (news, told) = mpsc::unbounded_channel();
     let instance = news::instance();
     let teller = tokio::spawn(news::tell(url.clone(), instance.clone(), told));
@@ -130,12 +127,23 @@ pub async fn write_side_by_side(
     for _ in 0..WRITERS {
         writers.spawn(writer::write(url.clone(), inbox.clone(), changes.clone(), news.clone()));
     }
+    let (end, ended) = watch::channel(false);
+    let mut appenders = JoinSet::new();
+    for _ in 0..APPENDERS {
+        appenders.spawn(writer::append(url.clone(), appends.clone(), ended.clone(), changes.clone(), news.clone()));
+    }
     drop(news);
     let mut closing = None;
     while let Some(ended) = writers.join_next().await {
         match ended {
             Ok(asked) => closing = asked.or(closing),
             Err(error) => tracing::error!(%error, "a writer of the database ended abnormally"),
+        }
+    }
+    end.send_replace(true);
+    while let Some(ended) = appenders.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "an appender of the database ended abnormally");
         }
     }
     listener.abort();

@@ -7,11 +7,12 @@ use std::{
 };
 
 use sqlx::{Connection as _, Row as _};
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
 use super::PATIENCE;
 use crate::{
     Change, Error, Result,
+    appends::{Append, Appends},
     dialect::{Connection, Kind, Request, Scope, Tx, Verdict, Work, is_full, is_lost, is_passing},
     failpoint,
 };
@@ -74,6 +75,37 @@ pub async fn write(
             // Whoever asked may have stopped waiting.
             Request::Rebuild(done) => done.send(rebuild(&url).await).unwrap_or_default(),
             Request::Close(done) => return Some(done),
+        }
+    }
+}
+
+/// Appends what waits, all of it by one change, until there is no more or it shall end.
+pub async fn append(
+    url: String,
+    inbox: Arc<Mutex<mpsc::Receiver<Append>>>,
+    mut end: watch::Receiver<bool>,
+    changes: broadcast::Sender<Change>,
+    news: mpsc::UnboundedSender<Change>,
+) {
+    let mut conn = None;
+    loop {
+        let mut inbox = inbox.lock().await;
+        let append = tokio::select! {
+            biased;
+            append = inbox.recv() => append,
+            // An error means that whoever would say so has gone.
+            _ = end.changed() => {
+                inbox.close();
+                inbox.recv().await
+            }
+        };
+        let Some(append) = append else { return };
+        let job = Box::new(Appends::gather(append, &mut inbox));
+        drop(inbox);
+        for change in carry_out(&url, &mut conn, job, Scope::Rows).await {
+            // Nobody listening is fine.
+            changes.send(change).ok();
+            news.send(change).ok();
         }
     }
 }
