@@ -198,11 +198,11 @@ describe('settings', () => {
 		cpSync(server.origin, other, { recursive: true });
 		await server.call('POST', `${server.org}/repos`, { url: other });
 		await page.goto(server.url + '/repos');
-		await page.getByRole('button', { name: 'acme/gone' }).click();
+		await page.getByRole('button', { name: 'acme/gone', exact: true }).click();
 		await page.getByRole('button', { name: 'Remove acme/gone' }).click();
 		await accessible(page, 'a repository that may be removed');
 		await page.getByRole('button', { name: 'Yes, remove gone' }).click();
-		await page.getByRole('button', { name: 'acme/gone' }).waitFor({ state: 'detached' });
+		await page.getByRole('button', { name: 'acme/gone', exact: true }).waitFor({ state: 'detached' });
 		const { items } = await server.call('GET', `${server.org}/repos`);
 		assert.deepEqual(items.map((/** @type {any} */ repo) => repo.full_name), ['acme/shop']);
 	});
