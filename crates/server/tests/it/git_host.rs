@@ -198,15 +198,44 @@ async fn a_push_overwrites_only_what_the_run_itself_pushed() {
     assert_eq!(mirror.push(&commit, "codegen/3-x", &origin, Some(&base)).await.unwrap(), Pushed::Now);
 }
 
+/// What the origin does before it takes a push.
+fn hook(origin: &str, script: &str) {
+    let hook = Path::new(origin).join("hooks/pre-receive");
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(&hook, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn a_push_that_finds_an_earlier_one_taken_while_it_was_under_way_has_pushed() {
+    let place = Place::new();
+    let (mirror, origin) = (place.mirror(), place.origin());
+    mirror.fetch(&origin, None).await.unwrap();
+    let head = place.head();
+    hook(&origin, &format!("env -u GIT_QUARANTINE_PATH git update-ref refs/heads/codegen/3-x {head}"));
+    assert_eq!(mirror.push(&head, "codegen/3-x", &origin, None).await.unwrap(), Pushed::Now);
+    assert_eq!(mirror.remote_commit("codegen/3-x", &origin).await.unwrap(), Some(head));
+}
+
+#[tokio::test]
+async fn a_push_whose_git_is_killed_is_tried_again() {
+    let place = Place::new();
+    let (mirror, origin) = (place.mirror(), place.origin());
+    mirror.fetch(&origin, None).await.unwrap();
+    let tried = Path::new(&origin).join("tried");
+    // Git leads the process group.
+    let kill = "set -- $(cat /proc/$$/stat)\nkill -9 $5";
+    hook(&origin, &format!("[ -e {0} ] && exit 0\ntouch {0}\n{kill}\nexit 1", tried.display()));
+    assert_eq!(mirror.push(&place.head(), "codegen/3-x", &origin, None).await.unwrap(), Pushed::Now);
+    assert!(tried.exists());
+}
+
 #[tokio::test]
 async fn a_push_that_a_hook_refuses_says_what_the_origin_said() {
     let place = Place::new();
     let (mirror, origin) = (place.mirror(), place.origin());
     mirror.fetch(&origin, None).await.unwrap();
-    let hook = Path::new(&origin).join("hooks/pre-receive");
-    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    std::fs::write(&hook, "#!/bin/sh\necho 'no robots here' >&2\nexit 1\n").unwrap();
-    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    hook(&origin, "echo 'no robots here' >&2\nexit 1");
     let error = mirror.push(&place.head(), "codegen/3-x", &origin, None).await.unwrap_err();
     assert!(matches!(error, Error::Rejected(_)) && error.to_string().contains("no robots here"), "{error}");
 }

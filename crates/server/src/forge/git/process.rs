@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     process::Stdio,
@@ -86,6 +87,8 @@ pub(super) struct Git {
 /// A command that ended, well or not.
 pub(super) struct Ended {
     pub ok: bool,
+    /// A signal ended it.
+    pub killed: bool,
     pub stdout: Vec<u8>,
     pub stderr: String,
 }
@@ -237,7 +240,8 @@ impl Git {
         if stdout.len() as u64 == MAX_STDOUT {
             return Err(Error::Io(doing, std::io::Error::other("git's output is larger than 256 MiB")));
         }
-        Ok(Ended { ok: status.success(), stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        Ok(Ended { ok: status.success(), killed: status.signal().is_some(), stdout, stderr })
     }
 }
 

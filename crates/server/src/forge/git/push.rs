@@ -53,11 +53,20 @@ impl Mirror {
             if ended.ok {
                 return Ok(Pushed::Now);
             }
+            // An earlier try that broke off on this side only may have been taken meanwhile.
+            if self.remote_commit(branch, origin).await?.as_deref() == Some(commit) {
+                return Ok(Pushed::Now);
+            }
             if let Some(why) = rejection(&ended) {
                 let shown = without_credentials(origin);
                 return Err(Error::Rejected(format!("{shown} did not take the branch {branch}: {why}")));
             }
-            wait(Error::of_stderr(doing.clone(), ended.stderr), &mut tries).await?;
+            let error = if ended.killed {
+                Error::Unreachable(format!("{doing}: git was killed"))
+            } else {
+                Error::of_stderr(doing.clone(), ended.stderr)
+            };
+            wait(error, &mut tries).await?;
         }
     }
 
