@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{App, Config, api, secrets::Keys};
+use crate::{App, Config, api, secrets::Keys, sse::EventParser, watch};
 
 /// The header with the proof: when, and its code.
 const PROOF: &str = "x-codegen-proof";
@@ -209,16 +209,13 @@ impl Elsewhere {
 
     async fn hear(&self, worker: &(String, String), run_id: i64, heard: &impl Fn(i64, String)) -> Result<()> {
         let mut chunks = self.ask(worker, &format!("/runs/{run_id}/events")).await?.bytes_stream();
-        let (mut waiting, mut after) = (Vec::new(), 0);
+        let (mut events, mut after) = (EventParser::default(), 0);
         while let Some(chunk) = chunks.next().await {
-            waiting.extend_from_slice(&chunk.context("reading what a run says")?);
-            while let Some(end) = waiting.windows(2).position(|two| two == b"\n\n") {
-                let event: Vec<u8> = waiting.drain(..end + 2).collect();
-                let event = String::from_utf8(event).context("reading what a run says")?;
-                if let Some(seq) = event.strip_prefix("id: ").and_then(|rest| rest.lines().next()?.parse().ok()) {
-                    after = seq;
-                } else if event.starts_with("event: ") && !event.starts_with("event: end\n") {
-                    heard(after, event);
+            for event in events.push(&chunk.context("reading what a run says")?) {
+                match event.id {
+                    Some(seq) => after = seq.parse().context("reading what a run says")?,
+                    None if event.kind == "end" => {}
+                    None => heard(after, watch::live_event(&event.kind, &event.data)),
                 }
             }
         }

@@ -231,7 +231,7 @@ impl Watch {
     }
 
     fn live(&self, kind: &str, body: &Value) {
-        self.tell(News::Live(None, format!("event: {kind}\ndata: {body}\n\n")));
+        self.tell(News::Live(None, live_event(kind, &body.to_string())));
     }
 
     fn take(&self) -> VecDeque<News> {
@@ -460,6 +460,11 @@ async fn tell_of_changes(watches: std::sync::Weak<Watches>, mut changes: broadca
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// An event that nobody keeps, as it is sent; its JSON has no line breaks.
+pub fn live_event(kind: &str, body: &str) -> String {
+    format!("event: {kind}\ndata: {body}\n\n")
 }
 
 fn entry(row: &LogRow) -> String {

@@ -316,26 +316,26 @@ impl Ending {
         let theirs = error.chain().any(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>());
         let cause = Some(format!("{error:#}"));
         Ok(if let Some(lost) = error.downcast_ref::<LostAgain>() {
-            Self { reason: Reason::Failed, text: sentence_case(&lost.to_string()), cause, output: None }
+            Self { reason: Reason::Failed, text: sentence_case(&lost.to_string()), cause, ..Self::default() }
         } else if theirs {
             let sentence = error
                 .chain()
                 .find(|e| e.is::<CannotBeDone>() || e.is::<crate::forge::git::Error>())
                 .map(ToString::to_string);
-            Self { reason: Reason::Error, text: sentence_case(&sentence.unwrap_or_default()), cause, output: None }
+            Self { reason: Reason::Error, text: sentence_case(&sentence.unwrap_or_default()), cause, ..Self::default() }
         } else if let Some(SandboxError::HostRefuses(what_to_do)) = error.downcast_ref() {
             Self {
                 reason: Reason::Failed,
                 text: format!("This host does not allow isolated commands: {what_to_do}; {WAY_OUT}."),
                 cause,
-                output: None,
+                ..Self::default()
             }
         } else {
             Self {
                 reason: Reason::Failed,
                 text: format!("codegen could not prepare the run ({error}); its log has the cause."),
                 cause,
-                output: None,
+                ..Self::default()
             }
         })
     }
