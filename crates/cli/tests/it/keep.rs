@@ -38,14 +38,19 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Sandboxes of a data directory, with their supervisors.
+/// Sandboxes of a data directory; one may be going just now.
+fn sandbox_ids(data: &Path) -> impl Iterator<Item = String> + use<> {
+    names(&data.join("sandboxes")).into_iter().filter(|name| !name.starts_with('.'))
+}
+
+/// The same, which live, with their supervisors.
 fn sandboxes(data: &Path) -> Vec<(String, i64)> {
-    let ids = names(&data.join("sandboxes")).into_iter().filter(|name| !name.starts_with('.'));
-    ids.map(|id| {
-        let state = fs::read(data.join("sandboxes").join(&id).join("process.json")).unwrap();
-        (id, serde_json::from_slice::<Value>(&state).unwrap()["pid"].as_i64().unwrap())
-    })
-    .collect()
+    sandbox_ids(data)
+        .map(|id| {
+            let state = fs::read(data.join("sandboxes").join(&id).join("process.json")).unwrap();
+            (id, serde_json::from_slice::<Value>(&state).unwrap()["pid"].as_i64().unwrap())
+        })
+        .collect()
 }
 
 fn items<'a>(usage: &'a Value, kind: &str) -> Vec<&'a Value> {
@@ -308,7 +313,7 @@ fn nothing_is_left_after_runs_that_ended_in_every_way() {
     let mut server = Server::start(&fixture, &env);
     server.log_in(&token);
     let stopped = server.run_until(&repo, &["\"kind\":\"call\"", "call_started"]);
-    let mut ids: Vec<String> = sandboxes(&data).into_iter().map(|(id, _)| id).collect();
+    let mut ids: Vec<String> = sandbox_ids(&data).collect();
     server.post(
         "/v1/organizations/1/agent/run/stop",
         &token,
@@ -317,7 +322,7 @@ fn nothing_is_left_after_runs_that_ended_in_every_way() {
     let end = server.client(&["agent", "--id", &stopped, "--follow"]);
     assert!(text(&end).contains("CANCELLED"), "{}", text(&end));
     let killed = server.run_until(&repo, &["\"kind\":\"call\"", "call_started"]);
-    ids.extend(sandboxes(&data).into_iter().map(|(id, _)| id));
+    ids.extend(sandbox_ids(&data));
     assert!(!processes_of(&data, &ids).is_empty(), "the test sees what there is");
     server.process.kill().unwrap();
     server.process.wait().unwrap();
@@ -335,7 +340,7 @@ fn nothing_is_left_after_runs_that_ended_in_every_way() {
     server.log_in(&token);
     let run = server.client(&["agent", "--id", &killed, "--follow"]);
     assert!(run.status.success(), "{}", text(&run));
-    ids.extend(sandboxes(&data).into_iter().map(|(id, _)| id));
+    ids.extend(sandbox_ids(&data));
     assert_eq!(server.terminate(), Some(0), "draining waits for the run's end");
     ids.sort();
     ids.dedup();
