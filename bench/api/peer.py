@@ -129,7 +129,7 @@ async def get_run(org_id: int, run_id: int, user=Depends(member)):
 async def list_runs(org_id: int, user=Depends(member), skip: int = Query(0, ge=0), limit: int = Query(100, ge=1, le=100)):
     async with reader() as db:
         runs = await rows(
-            db, """SELECT * FROM full_runs WHERE id IN (SELECT id FROM runs WHERE org_id = ? ORDER BY id DESC LIMIT ? OFFSET ?)
+            db, """SELECT * FROM full_runs WHERE id IN (SELECT id FROM runs WHERE org_id = ? AND archived = 0 ORDER BY id DESC LIMIT ? OFFSET ?)
                    ORDER BY id DESC""", org_id, limit, skip)
         ids = [run["id"] for run in runs]
         # One query for the pull requests of the whole page.

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    Error, NewRun, PullRequest, Result, Run, Store, audit,
-    dialect::{Db, Tx},
-    runs,
-};
+use crate::{Error, NewRun, Result, RunAnswer, Store, audit, dialect::Tx, run_answers::answer as answer_of, runs};
 
 /// How long an answer is kept, in milliseconds.
 pub const KEPT_MS: i64 = 24 * 3600 * 1000;
@@ -37,7 +33,7 @@ pub enum Ask {
         text: String,
         /// Images, as data URIs.
         images: Vec<String>,
-        /// Replaces [`Run::output_schema`], where the run has ended.
+        /// Replaces [`Run::output_schema`](crate::Run::output_schema), where the run has ended.
         output_schema: Option<String>,
     },
     /// [`Store::request_stop`].
@@ -59,15 +55,14 @@ pub enum Answered {
 }
 
 /// Makes the answer from the run as it is after the effect.
-pub type Answer =
-    Arc<dyn Fn(Run, Vec<PullRequest>) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+pub type Answer = Arc<dyn Fn(RunAnswer) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 impl Store {
     /// Does what is asked.
     ///
     /// # Errors
     /// Those of what is asked.
-    pub async fn ask(&self, org_id: i64, ask: Ask, now: i64) -> Result<Run> {
+    pub async fn ask(&self, org_id: i64, ask: Ask, now: i64) -> Result<RunAnswer> {
         self.write_rows(move |tx| Box::pin(async move { done(tx, org_id, ask, now).await })).await
     }
 
@@ -80,17 +75,22 @@ impl Store {
     }
 }
 
-async fn done(tx: &mut Tx, org_id: i64, ask: Ask, now: i64) -> Result<Run> {
-    match ask {
-        Ask::Create(new) => runs::create(tx, org_id, new, now).await,
+async fn done(tx: &mut Tx, org_id: i64, ask: Ask, now: i64) -> Result<RunAnswer> {
+    let run_id = match ask {
+        Ask::Create(new) => return Ok(RunAnswer::of_new(runs::create(tx, org_id, new, now).await?)),
         Ask::Message { run_id, text, images, output_schema } => {
             if let Some(schema) = output_schema {
                 runs::set_output_schema(tx, org_id, run_id, &schema).await?;
             }
-            runs::add_message(tx, org_id, run_id, &text, &images, now).await
+            runs::add_message(tx, org_id, run_id, &text, &images, now).await?;
+            run_id
         }
-        Ask::Stop { run_id } => runs::request_stop(tx, org_id, run_id, now).await,
-    }
+        Ask::Stop { run_id } => {
+            runs::request_stop(tx, org_id, run_id, now).await?;
+            run_id
+        }
+    };
+    answer_of(tx, run_id).await
 }
 
 async fn ask_once(tx: &mut Tx, org_id: i64, key: RequestKey, ask: Ask, answer: Answer, now: i64) -> Result<Answered> {
@@ -117,13 +117,7 @@ async fn ask_once(tx: &mut Tx, org_id: i64, key: RequestKey, ask: Ask, answer: A
         None => {}
     }
     let run = done(tx, org_id, ask, now).await?;
-    let pull_requests =
-        sqlx::query_as::<Db, PullRequest>("SELECT * FROM pull_requests WHERE org_id = $1 AND run_id = $2 ORDER BY id")
-            .bind(org_id)
-            .bind(run.id)
-            .fetch_all(&mut tx.conn)
-            .await?;
-    let answer = answer(run, pull_requests).map_err(Error::Answer)?;
+    let answer = answer(run).map_err(Error::Answer)?;
     sqlx::query(
         "INSERT INTO idempotency_keys (token_id, path, key, body_hash, answer, created_at)
          VALUES ($1, $2, $3, $4, $5, $6)",

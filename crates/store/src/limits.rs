@@ -159,27 +159,23 @@ impl Store {
 /// Counts a run that is being made, or refuses it where the month's allowance is used up.
 pub async fn count_run(tx: &mut Tx, org_id: i64, now: i64) -> Result<()> {
     // The row stays locked until the commit, so that of two runs at once only one is the last.
-    let used = sqlx::query_as::<Db, OrgUsage>(
+    let (made, spent, runs, cost): (i64, f64, Option<i64>, Option<f64>) = sqlx::query_as(
         "INSERT INTO org_usage (org_id, month, runs, cost) VALUES ($1, $2, 1, 0)
-         ON CONFLICT (org_id, month) DO UPDATE SET runs = org_usage.runs + 1 RETURNING runs, cost",
+         ON CONFLICT (org_id, month) DO UPDATE SET runs = org_usage.runs + 1
+         RETURNING runs, cost, (SELECT runs_per_month FROM org_limits WHERE org_limits.org_id = $1),
+             (SELECT cost_per_month FROM org_limits WHERE org_limits.org_id = $1)",
     )
     .bind(org_id)
     .bind(month(now))
     .fetch_one(&mut tx.conn)
     .await?;
-    let allowed: Option<(Option<i64>, Option<f64>)> =
-        sqlx::query_as("SELECT runs_per_month, cost_per_month FROM org_limits WHERE org_id = $1")
-            .bind(org_id)
-            .fetch_optional(&mut tx.conn)
-            .await?;
-    let (runs, cost) = allowed.unwrap_or_default();
-    if let Some(runs) = runs.filter(|runs| used.runs > *runs) {
+    if let Some(runs) = runs.filter(|runs| made > *runs) {
         let plural = if runs == 1 { "run" } else { "runs" };
         return Err(Error::UsedUp(format!(
             "The organization has made all of its {runs} {plural} of this month; its admins can allow more."
         )));
     }
-    if let Some(cost) = cost.filter(|cost| used.cost >= *cost) {
+    if let Some(cost) = cost.filter(|cost| spent >= *cost) {
         return Err(Error::UsedUp(format!(
             "The organization has spent all of its {cost} US dollars of this month; its admins can allow more."
         )));

@@ -154,6 +154,13 @@ impl Store {
     }
 }
 
+/// Writes the first entry of a run whose row already counts it.
+pub async fn first(tx: &mut Tx, org_id: i64, run_id: i64, kind: &str, body: &str, now: i64) -> Result<()> {
+    insert(tx, (run_id, 1), kind, body, false, now).await?;
+    tx.changes.push(Change { org_id, run_id, kind: ChangeKind::LogAppended });
+    Ok(())
+}
+
 /// Appends an entry, whoever has the run; gives the run's organization.
 pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: bool, now: i64) -> Result<i64> {
     let progress = matches!(kind, "reply" | "call_finished");
@@ -170,6 +177,22 @@ pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: 
     .bind(i64::from(message))
     .fetch_one(&mut tx.conn)
     .await?;
+    insert(tx, (run_id, seq), kind, body, contract, now).await?;
+    let change = Change { org_id, run_id, kind: ChangeKind::LogAppended };
+    if tx.changes.last() != Some(&change) {
+        tx.changes.push(change);
+    }
+    Ok(org_id)
+}
+
+async fn insert(
+    tx: &mut Tx,
+    (run_id, seq): (i64, i64),
+    kind: &str,
+    body: &str,
+    contract: bool,
+    now: i64,
+) -> Result<()> {
     sqlx::query("INSERT INTO log (run_id, seq, kind, contract, created_at, body) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(run_id)
         .bind(seq)
@@ -179,9 +202,5 @@ pub async fn append(tx: &mut Tx, run_id: i64, kind: &str, body: &str, contract: 
         .bind(body)
         .execute(&mut tx.conn)
         .await?;
-    let change = Change { org_id, run_id, kind: ChangeKind::LogAppended };
-    if tx.changes.last() != Some(&change) {
-        tx.changes.push(change);
-    }
-    Ok(org_id)
+    Ok(())
 }

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::{
-    Change, ChangeKind, Error, Result, Run, Store, audit,
+    Change, ChangeKind, Error, Result, RunAnswer, Store, audit,
     dialect::{self, Db, Tx},
     org_data::OF_RUN,
+    run_answers::answer,
     run_filter::BLOCK,
-    runs::full_run,
 };
 
 /// Chunks of blobs, and entries of a log, that go in one commit.
@@ -26,7 +26,7 @@ impl Store {
         archived: Option<bool>,
         tags: Option<Vec<String>>,
         now: i64,
-    ) -> Result<Run> {
+    ) -> Result<RunAnswer> {
         self.write(move |tx| {
             Box::pin(async move {
                 let row: Option<(i64, i64, String)> = sqlx::query_as(
@@ -49,6 +49,11 @@ impl Store {
                 }
                 if let Some(tags) = &tags {
                     sqlx::query("DELETE FROM run_tags WHERE run_id = $1").bind(run_id).execute(&mut tx.conn).await?;
+                    sqlx::query("UPDATE run_inputs SET tags = $2 WHERE run_id = $1")
+                        .bind(run_id)
+                        .bind(json!(tags).to_string())
+                        .execute(&mut tx.conn)
+                        .await?;
                     tag(tx, org_id, run_id, tags).await?;
                 }
                 if archived.is_some() || tags.is_some() {
@@ -56,7 +61,7 @@ impl Store {
                     audit::record(tx, org_id, audit::Entry::new("run.changed", "run", run_id, after), now).await?;
                     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
                 }
-                full_run(tx, run_id).await
+                answer(tx, run_id).await
             })
         })
         .await
@@ -137,11 +142,6 @@ async fn must_be_done(tx: &mut Tx, org_id: i64, run_id: i64) -> Result<()> {
 
 /// Puts tags on a run that has none.
 pub async fn tag(tx: &mut Tx, org_id: i64, run_id: i64, tags: &[String]) -> Result<()> {
-    sqlx::query("UPDATE run_inputs SET tags = $2 WHERE run_id = $1")
-        .bind(run_id)
-        .bind(json!(tags).to_string())
-        .execute(&mut tx.conn)
-        .await?;
     for tag in tags {
         sqlx::query("INSERT INTO run_tags (org_id, tag, run_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(org_id)

@@ -28,32 +28,6 @@ pub enum Cursor {
 }
 
 impl Store {
-    /// A page of an organization's runs, newest first, and how many there are in all.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn runs(&self, org_id: i64, filter: &RunFilter, from: Cursor, limit: i64) -> Result<(Vec<Run>, i64)> {
-        // Keys first, from an index alone; then the runs of the page.
-        let mut query = Builder::new("SELECT * FROM full_runs WHERE id IN (SELECT runs.id FROM runs WHERE ");
-        filter.push(&self.readers, &mut query, org_id)?;
-        let (below, skip) = match from {
-            Cursor::Skip(skip) => self.skip_runs(org_id, filter, skip).await?,
-            Cursor::Before(id) => (id, 0),
-            Cursor::After(id) => {
-                query.push(" AND runs.id > ").bind(id)?;
-                (i64::MAX, 0)
-            }
-        };
-        if below < i64::MAX {
-            query.push(" AND runs.id < ").bind(below)?;
-        }
-        let order = if matches!(from, Cursor::After(_)) { "ASC" } else { "DESC" };
-        query.push(&format!(" ORDER BY runs.id {order} LIMIT ")).bind(limit)?;
-        query.push(" OFFSET ").bind(skip)?.push(") ORDER BY id DESC");
-        let runs = query.query_as::<Run>().fetch_all(&self.readers).await?;
-        Ok((runs, self.count_runs(org_id, filter).await?))
-    }
-
     /// An organization's runs, newest first, with the beginning of their prompts and without images and metadata.
     ///
     /// # Errors

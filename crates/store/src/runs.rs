@@ -1,7 +1,7 @@
 //! Runs, as those who ask for them see them; what a worker does with them is in `claims.rs`.
 
 use serde_json::json;
-use sqlx::{FromRow, Row as _};
+use sqlx::{AssertSqlSafe, FromRow, Row as _};
 
 use crate::{
     Change, ChangeKind, Error, Result, Store,
@@ -262,42 +262,96 @@ pub async fn create(tx: &mut Tx, org_id: i64, new: NewRun, now: i64) -> Result<R
         }
     }
     limits::count_run(tx, org_id, now).await?;
-    let run_id: i64 = sqlx::query_scalar(
-        "INSERT INTO runs (org_id, user_id, repo_id, model, agent_type, source_type, phase, base_branch,
-                           base_commit, push, open_pr, created_at, queued_at)
-         VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $11) RETURNING id",
-    )
-    .bind(org_id)
-    .bind(new.user_id)
-    .bind(new.repo_id)
-    .bind(new.model)
-    .bind(new.agent_type)
-    .bind(&new.source_type)
-    .bind(new.base_branch)
-    .bind(new.base_commit)
-    .bind(i64::from(new.push))
-    .bind(i64::from(new.open_pr))
-    .bind(now)
-    .fetch_one(&mut tx.conn)
-    .await?;
-    sqlx::query("INSERT INTO run_inputs (run_id, prompt, images, metadata, output_schema) VALUES ($1, $2, $3, $4, $5)")
-        .bind(run_id)
-        .bind(&new.prompt)
-        .bind(images)
-        .bind(new.metadata)
-        .bind(new.output_schema)
-        .execute(&mut tx.conn)
+    let sql = format!(
+        "INSERT INTO runs (org_id, user_id, repo_id, model, agent_type, source_type, phase, base_branch, base_commit,
+                           push, open_pr, created_at, queued_at, log_seq, message_seq)
+         VALUES ($1, $3, $4, $5, $6, $7, 'queued', $8, $9, $10, $11, $12, $12, 1, 1)
+         RETURNING id, {}",
+        events::IS_WANTED
+    );
+    let event = "run.created";
+    let (run_id, is_wanted): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(org_id)
+        .bind(events::pattern(event))
+        .bind(new.user_id)
+        .bind(new.repo_id)
+        .bind(&new.model)
+        .bind(&new.agent_type)
+        .bind(&new.source_type)
+        .bind(&new.base_branch)
+        .bind(&new.base_commit)
+        .bind(i64::from(new.push))
+        .bind(i64::from(new.open_pr))
+        .bind(now)
+        .fetch_one(&mut tx.conn)
         .await?;
+    sqlx::query(
+        "INSERT INTO run_inputs (run_id, prompt, images, metadata, output_schema, tags) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(run_id)
+    .bind(&new.prompt)
+    .bind(images)
+    .bind(&new.metadata)
+    .bind(&new.output_schema)
+    .bind(json!(new.tags).to_string())
+    .execute(&mut tx.conn)
+    .await?;
     removal::count(tx, org_id, new.user_id, &new.source_type, run_id, 1).await?;
-    if !new.tags.is_empty() {
-        removal::tag(tx, org_id, run_id, &new.tags).await?;
-    }
-    log::append(tx, run_id, "user_message", &message(&new.prompt, &new.images), false, now).await?;
+    removal::tag(tx, org_id, run_id, &new.tags).await?;
+    log::first(tx, org_id, run_id, "user_message", &message(&new.prompt, &new.images), now).await?;
     let asked = json!({ "user_id": new.user_id, "repo_id": new.repo_id, "source_type": new.source_type });
     audit::record(tx, org_id, Entry::new("run.created", "run", run_id, asked), now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
-    events::emit(tx, run_id, "run.created", None, now).await?;
-    full_run(tx, run_id).await
+    let run = queued(org_id, run_id, new, now);
+    if is_wanted != 0 {
+        events::write(tx, &run, event, None, now).await?;
+    }
+    Ok(run)
+}
+
+/// A new run as its row has it, which need not be read again.
+fn queued(org_id: i64, id: i64, new: NewRun, now: i64) -> Run {
+    Run {
+        id,
+        org_id,
+        user_id: new.user_id,
+        repo_id: new.repo_id,
+        prompt: new.prompt,
+        images: new.images,
+        metadata: new.metadata,
+        model: new.model,
+        agent_type: new.agent_type,
+        source_type: new.source_type,
+        phase: Phase::Queued,
+        reason: None,
+        result: None,
+        summary: None,
+        error_cause: None,
+        base_branch: new.base_branch,
+        base_commit: new.base_commit,
+        branch: None,
+        sandbox_id: None,
+        stop_requested: false,
+        attempt: 0,
+        crashes: 0,
+        worker_id: None,
+        steps: 0,
+        tokens_in: 0,
+        tokens_out: 0,
+        cost: 0.0,
+        created_at: now,
+        started_at: None,
+        ended_at: None,
+        push: new.push,
+        open_pr: new.open_pr,
+        diff_stat: None,
+        log_seq: 1,
+        message_seq: 1,
+        tags: new.tags,
+        archived: false,
+        output_schema: new.output_schema,
+        output: None,
+    }
 }
 
 /// Asks a run that has ended for another structured result. A live one's agent has been told of the one before.

@@ -4,10 +4,11 @@ use serde_json::json;
 use sqlx::{FromRow, Row as _};
 
 use crate::{
-    Error, Result, Store, User,
+    Error, Result, Role, Store, User,
     audit::{self, Entry},
     dialect::{Db, Row, Tx},
     members,
+    row::word,
 };
 
 /// An API token.
@@ -60,6 +61,35 @@ impl FromRow<'_, Row> for Token {
             expires_at: row.try_get("expires_at")?,
             last_used_at: row.try_get("last_used_at")?,
         })
+    }
+}
+
+/// Whose a token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The token.
+    pub token: Token,
+    /// Its user.
+    pub user: User,
+    /// What they are in the organization that was asked about; `None` where they are no member of it.
+    pub role: Option<Role>,
+}
+
+impl FromRow<'_, Row> for Owner {
+    fn from_row(row: &Row) -> sqlx::Result<Self> {
+        let user = User::from_row(row)?;
+        let token = Token {
+            id: row.try_get("token_id")?,
+            user_id: user.id,
+            name: row.try_get("name")?,
+            hint: row.try_get("hint")?,
+            scopes: row.try_get("scopes")?,
+            created_at: row.try_get("token_created_at")?,
+            expires_at: row.try_get("expires_at")?,
+            last_used_at: row.try_get("last_used_at")?,
+        };
+        let role: Option<String> = row.try_get("role")?;
+        Ok(Self { token, user, role: if role.is_some() { Some(word(row, "role", Role::parse)?) } else { None } })
     }
 }
 
@@ -166,21 +196,25 @@ impl Store {
         .await
     }
 
-    /// The token with this hash and its user, unless it has expired.
+    /// The token with this hash and whose it is, unless it has expired; with the user's role in an organization, where one is
+    /// given.
     ///
     /// # Errors
     /// The database's.
-    pub async fn member_by_token_hash(&self, hash: &str, now: i64) -> Result<Option<(Token, User)>> {
-        let token = sqlx::query_as::<Db, Token>(
-            "SELECT * FROM tokens WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
+    pub async fn owner_of_token(&self, hash: &str, org_id: Option<i64>, now: i64) -> Result<Option<Owner>> {
+        let owner = sqlx::query_as::<Db, Owner>(
+            "SELECT users.*, members.role, tokens.id AS token_id, tokens.name, tokens.hint, tokens.scopes,
+                 tokens.created_at AS token_created_at, tokens.expires_at, tokens.last_used_at
+             FROM tokens JOIN users ON users.id = tokens.user_id
+                 LEFT JOIN members ON members.user_id = users.id AND members.org_id = $3
+             WHERE tokens.hash = $1 AND (tokens.expires_at IS NULL OR tokens.expires_at > $2)",
         )
         .bind(hash)
         .bind(now)
+        .bind(org_id)
         .fetch_optional(&self.readers)
         .await?;
-        let Some(token) = token else { return Ok(None) };
-        let user = self.user(token.user_id).await?;
-        Ok(Some((token, user)))
+        Ok(owner)
     }
 }
 

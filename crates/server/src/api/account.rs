@@ -178,5 +178,5 @@ pub async fn put_password(
     let (session, value) = new_session(&app, &headers, &address, "password");
     let session = NewSession { user_id: by.user.id, ..session };
     let session = app.store.change_password(&known.hash, &hash, session, app.now()).await?;
-    logged_in(&app, &value, Caller { session: Some(session), ..by }).await
+    logged_in(&app, &value, Caller::of(by.user, by.token, Some(session))).await
 }

@@ -1,10 +1,10 @@
 //! Agent runs: create, look, continue, stop, and what they changed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State, response::Response};
 use codegen_agent::OutputSchema;
-use codegen_store::{Ask, NewRun, PullRequest, Run};
+use codegen_store::{Ask, NewRun, PullRequestAnswer, RunAnswer};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -103,8 +103,8 @@ pub struct GithubPullRequestResponse {
     number: i64,
 }
 
-impl From<PullRequest> for GithubPullRequestResponse {
-    fn from(pull_request: PullRequest) -> Self {
+impl From<PullRequestAnswer> for GithubPullRequestResponse {
+    fn from(pull_request: PullRequestAnswer) -> Self {
         Self {
             id: pull_request.id,
             title: Some(pull_request.title),
@@ -129,46 +129,29 @@ pub fn raw(column: &Option<String>) -> serde_json::Result<Option<Box<RawValue>>>
 }
 
 /// A run as it is shown.
-pub async fn response(app: &App, run: Run) -> Result<AgentRunResponse, ApiError> {
-    let pull_requests = app.store.pull_requests_of_run(run.org_id, run.id).await?;
-    shown(app, run, pull_requests).map_err(|error| ApiError::internal(&error))
-}
-
-/// A run and its pull requests as they are shown.
-pub fn shown(app: &App, run: Run, pull_requests: Vec<PullRequest>) -> serde_json::Result<AgentRunResponse> {
+pub fn shown(app: &App, run: RunAnswer) -> serde_json::Result<AgentRunResponse> {
     Ok(AgentRunResponse {
         id: run.id,
         organization_id: run.org_id,
         status: Some(run.status().to_owned()),
         created_at: Some(time(run.created_at)),
         web_url: Some(web_url(app, run.id)),
-        metadata: raw(&run.metadata)?,
-        output_schema: raw(&run.output_schema)?,
-        output: raw(&run.output)?,
+        metadata: run.metadata.map(RawValue::from_string).transpose()?,
+        output_schema: run.output_schema.map(RawValue::from_string).transpose()?,
+        output: run.output.map(RawValue::from_string).transpose()?,
         result: run.result,
         summary: run.summary,
         source_type: Some(run.source_type),
         tags: run.tags,
         archived: run.archived,
-        github_pull_requests: Some(pull_requests.into_iter().map(Into::into).collect()),
+        github_pull_requests: Some(run.pull_request.into_iter().map(Into::into).collect()),
         new_agent_run_id: None,
     })
 }
 
-/// Runs of one organization as they are shown, newest first.
-pub async fn responses(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<AgentRunResponse>, ApiError> {
-    let (Some(first), Some(last)) = (runs.iter().map(|run| run.id).min(), runs.iter().map(|run| run.id).max()) else {
-        return Ok(Vec::new());
-    };
-    let mut pulls: HashMap<i64, Vec<PullRequest>> = HashMap::new();
-    for pull in app.store.pull_requests_between(org_id, first, last).await? {
-        pulls.entry(pull.run_id).or_default().push(pull);
-    }
-    let one = |run: Run| {
-        let pulls = pulls.remove(&run.id).unwrap_or_default();
-        shown(app, run, pulls)
-    };
-    runs.into_iter().map(one).collect::<Result<_, _>>().map_err(|error| ApiError::internal(&error))
+/// [`shown`], for a handler.
+pub fn response(app: &App, run: RunAnswer) -> Result<AgentRunResponse, ApiError> {
+    shown(app, run).map_err(|error| ApiError::internal(&error))
 }
 
 /// 404 in the contract's words.
@@ -376,8 +359,8 @@ pub async fn create(
     responses((status = 200, description = "Successful Response", body = AgentRunResponse),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, RunId>) -> Result<Json<AgentRunResponse>, ApiError> {
-    let run = app.store.run(asked.by.org_id, asked.input.0).await.map_err(no_run)?;
-    Ok(Json(response(&app, run).await?))
+    let run = app.store.run_answer(asked.by.org_id, asked.input.0).await.map_err(no_run)?;
+    Ok(Json(response(&app, run)?))
 }
 
 /// Runs, newest first.
@@ -393,7 +376,7 @@ pub async fn list(
     let (runs, total) = app.store.runs(asked.by.org_id, &filter, from, paging.limit).await?;
     let full = i64::try_from(runs.len()).is_ok_and(|n| n == paging.limit);
     let next = runs.last().map(|run| run.id).filter(|_| full);
-    let items = responses(&app, asked.by.org_id, runs).await?;
+    let items = runs.into_iter().map(|run| response(&app, run)).collect::<Result<_, _>>()?;
     Ok(Json(Page { next, ..paging.page(items, total) }))
 }
 

@@ -9,7 +9,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts as _, MatchedPath, RawPathParams, Request},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
-use codegen_store::{Actor, Member, RequestKey, Role, Session, Token, User};
+use codegen_store::{Actor, Member, Owner, RequestKey, Role, Session, Token, User};
 use futures::{Stream, StreamExt as _};
 
 use super::{
@@ -33,6 +33,15 @@ pub struct Caller {
     pub token: Token,
     /// In which log-in of the web app; none where a token came with the request.
     pub session: Option<Session>,
+    /// What they are in one organization, where that was read with the token: asking again can be spared.
+    known: Option<(i64, Option<Role>)>,
+}
+
+impl Caller {
+    /// Someone whose place in organizations is still to be read.
+    pub(super) fn of(user: User, token: Token, session: Option<Session>) -> Self {
+        Self { user, token, session, known: None }
+    }
 }
 
 /// Anyone with a valid token who is no service account: those belong to one organization and make nothing of their own.
@@ -88,7 +97,11 @@ impl Access for InOrg {
     const WHO: Who = Who::Member;
     async fn admit(app: &App, caller: Caller, org_id: i64) -> Result<Self, ApiError> {
         // An organization that does not exist looks like one of others.
-        let member = app.store.org_member(org_id, caller.user.id).await?.ok_or_else(ApiError::forbidden)?;
+        let role = match caller.known {
+            Some((known, role)) if known == org_id => role,
+            _ => app.store.org_member(org_id, caller.user.id).await?.map(|member| member.role),
+        };
+        let member = Member { user: caller.user, role: role.ok_or_else(ApiError::forbidden)? };
         // Where the organization is not in the path, this is where it becomes known.
         codegen_store::act_in(org_id);
         Ok(Self { org_id, member, token: caller.token })
@@ -137,19 +150,20 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let caller = authenticate(app, &parts.method, &parts.headers).await?;
+        let params = RawPathParams::from_request_parts(&mut parts, app).await;
+        let in_path = params.iter().flatten().find(|(key, _)| *key == "org_id");
+        let of_org = in_path.and_then(|(_, id)| id.parse().ok());
+        let caller = authenticate(app, &parts.method, &parts.headers, of_org).await?;
         if let Some(session) = &caller.session
             && let Err(error) = app.store.session_seen(session, app.now()).await
         {
             // A full disk shall not keep people from reading.
             tracing::warn!(%error, "noting that a session is used");
         }
-        let params = RawPathParams::from_request_parts(&mut parts, app).await;
         let path: HashMap<String, String> = match &params {
             Ok(params) => params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             Err(_) => return Err(ApiError::not_found("Not found.")),
         };
-        let of_org = path.get("org_id").and_then(|id| id.parse().ok());
         limits::take(app, &parts.extensions, &caller, of_org, I::LIMIT).await?;
         let bytes = if I::BODY > 0 { Some(read_body(app, body, &parts.headers, I::BODY).await?) } else { None };
         let body = bytes.as_deref().map(|bytes| (is_json(&parts.headers), bytes));
@@ -220,7 +234,7 @@ pub fn while_allowed<A: Access, S: Stream>(
         let mut changes = app.watches.access_changes();
         loop {
             // The same question as at the beginning, asked again whenever the answer may be another.
-            let Ok(caller) = authenticate(&app, &Method::GET, &who).await else { return };
+            let Ok(caller) = authenticate(&app, &Method::GET, &who, Some(org_id)).await else { return };
             let until = caller.token.expires_at;
             if A::admit(&app, caller, org_id).await.is_err() {
                 return;
@@ -261,14 +275,19 @@ fn actor(parts: &Parts, caller: &Caller, params: Option<&RawPathParams>, org_id:
 
 /// By token, or by the web app's cookie. A browser sends a cookie whichever page asks, so what changes something must
 /// then come from a page of ours.
-async fn authenticate(app: &App, method: &Method, headers: &HeaderMap) -> Result<Caller, ApiError> {
+async fn authenticate(
+    app: &App,
+    method: &Method,
+    headers: &HeaderMap,
+    org_id: Option<i64>,
+) -> Result<Caller, ApiError> {
     let caller = if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.to_str().ok();
         let (scheme, secret) = value.and_then(|value| value.split_once(' ')).ok_or_else(ApiError::unauthorized)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(ApiError::unauthorized());
         }
-        by_token(app, secret).await?
+        by_token(app, secret, org_id).await?
     } else {
         let caller = session::caller(app, headers).await?;
         if !matches!(*method, Method::GET | Method::HEAD) {
@@ -280,12 +299,12 @@ async fn authenticate(app: &App, method: &Method, headers: &HeaderMap) -> Result
     Ok(caller)
 }
 
-/// The owner of a token.
-pub(super) async fn by_token(app: &App, secret: &str) -> Result<Caller, ApiError> {
+/// The owner of a token, with their role in an organization where one is named.
+pub(super) async fn by_token(app: &App, secret: &str, org_id: Option<i64>) -> Result<Caller, ApiError> {
     // The search is by hash, so its timing tells nothing about a token.
-    let found = app.store.member_by_token_hash(&token::hash(secret.trim()), app.now()).await?;
-    let (token, user) = found.ok_or_else(ApiError::unauthorized)?;
-    Ok(Caller { user, token, session: None })
+    let found = app.store.owner_of_token(&token::hash(secret.trim()), org_id, app.now()).await?;
+    let Owner { token, user, role } = found.ok_or_else(ApiError::unauthorized)?;
+    Ok(Caller { user, token, session: None, known: org_id.map(|org_id| (org_id, role)) })
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {

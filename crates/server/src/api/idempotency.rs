@@ -73,14 +73,14 @@ pub async fn ask(app: &Arc<App>, org_id: i64, key: Option<RequestKey>, ask: Ask)
     let now = app.now();
     let Some(key) = key else {
         let run = app.store.ask(org_id, ask, now).await.map_err(refused)?;
-        let mut response = response(app, run).await?;
+        let mut response = response(app, run)?;
         response.new_agent_run_id = is_message.then_some(response.id);
         return Ok(Json(response).into_response());
     };
     let _mark = app.requests.under_way.begin(&key)?;
     let for_answer = app.clone();
-    let answer: Answer = Arc::new(move |run, pull_requests| {
-        let mut response = shown(&for_answer, run, pull_requests)?;
+    let answer: Answer = Arc::new(move |run| {
+        let mut response = shown(&for_answer, run)?;
         response.new_agent_run_id = is_message.then_some(response.id);
         Ok(serde_json::to_string(&response)?)
     });

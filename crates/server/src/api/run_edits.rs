@@ -105,7 +105,7 @@ pub async fn edit(
 ) -> Result<Json<AgentRunResponse>, ApiError> {
     let EditAgentRunInput { archived, tags, run_id } = asked.input;
     let run = app.store.set_run(asked.by.org_id, run_id, archived, tags, app.now()).await.map_err(no_run)?;
-    Ok(Json(response(&app, run).await?))
+    Ok(Json(response(&app, run)?))
 }
 
 /// Removes a run with all that is kept of it, for good; a live one is stopped first. Branches and pull requests that it

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    agent_runs::{AgentRunResponse, responses},
+    agent_runs::{AgentRunResponse, response},
     auth::{Asked, InOrg},
     body::{Fields, Input},
     error::{ApiError, Refusals},
@@ -106,17 +106,15 @@ pub async fn search(State(app): State<Arc<App>>, asked: Asked<InOrg, Search>) ->
     let found = app.store.search(org_id, &text, before, limit).await?;
     let full = i64::try_from(found.len()).is_ok_and(|n| n == limit);
     let next = found.last().map(|found| found.run_id).filter(|_| full);
-    let mut runs = Vec::with_capacity(found.len());
+    let mut shown: HashMap<i64, AgentRunResponse> = HashMap::with_capacity(found.len());
     for found in &found {
-        match app.store.run(org_id, found.run_id).await {
-            Ok(run) => runs.push(run),
+        match app.store.run_answer(org_id, found.run_id).await {
+            Ok(run) => drop(shown.insert(run.id, response(&app, run)?)),
             // Removed meanwhile.
             Err(codegen_store::Error::NotFound) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let mut shown: HashMap<i64, AgentRunResponse> =
-        responses(&app, org_id, runs).await?.into_iter().map(|run| (run.id, run)).collect();
     let items = found.into_iter().filter_map(|found| {
         let run = shown.remove(&found.run_id)?;
         let matches = found.matches.into_iter().map(|place| {

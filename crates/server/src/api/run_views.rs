@@ -16,7 +16,7 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use codegen_store::{Change, ChangeKind, Phase, Reason, Run, RunList};
+use codegen_store::{Change, ChangeKind, Phase, PullRequestAnswer, Reason, Run, RunList};
 use futures::Stream;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -133,7 +133,7 @@ pub(super) async fn views(app: &App, org_id: i64, runs: Vec<Run>) -> Result<Vec<
     };
     let mut pulls: HashMap<i64, Vec<GithubPullRequestResponse>> = HashMap::new();
     for pull in app.store.pull_requests_between(org_id, first, last).await? {
-        pulls.entry(pull.run_id).or_default().push(pull.into());
+        pulls.entry(pull.run_id).or_default().push(PullRequestAnswer::from(pull).into());
     }
     let (mut repos, mut users) = (HashMap::new(), HashMap::new());
     for run in &runs {

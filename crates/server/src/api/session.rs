@@ -131,7 +131,7 @@ pub(super) async fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Api
     let idle_ms = app.config.log_in.idle_ms();
     let found = app.store.session_by_hash(&token::hash(value), app.now(), idle_ms).await?;
     let (session, token, user) = found.ok_or_else(ApiError::unauthorized)?;
-    Ok(Caller { user, token, session: Some(session) })
+    Ok(Caller::of(user, token, Some(session)))
 }
 
 /// Refuses what a page of another site makes a browser send. Browsers set these headers and let no script change them;
@@ -264,7 +264,7 @@ pub async fn create(
     let (user_id, token_id, way) = match (token, named) {
         (Some(secret), _) => {
             let attempt = attempt(&app, &address, &format!("token {secret}")).await?;
-            let caller = by_token(&app, &secret).await?;
+            let caller = by_token(&app, &secret, None).await?;
             app.store.attempt_succeeded(attempt).await?;
             (caller.user.id, Some(caller.token.id), "token")
         }
@@ -278,7 +278,7 @@ pub async fn create(
     app.store.add_session(NewSession { user_id, token_id, ..session }, app.now()).await?;
     let begun = app.store.session_by_hash(&hash, app.now(), app.config.log_in.idle_ms()).await?;
     let (session, token, user) = begun.ok_or_else(ApiError::unauthorized)?;
-    logged_in(&app, &value, Caller { user, token, session: Some(session) }).await
+    logged_in(&app, &value, Caller::of(user, token, Some(session))).await
 }
 
 /// Logs out: the cookie stands for nothing any more, and open event streams of the session end. Who came from an OpenID

@@ -216,7 +216,7 @@ impl Call {
 
     /// The operation's own request, read from the arguments as from its path, query and body.
     async fn asked<I: Input>(self) -> Result<Asked<InOrg, I>, ApiError> {
-        let caller = Caller { user: self.by.member.user.clone(), token: self.by.token.clone(), session: None };
+        let caller = Caller::of(self.by.member.user.clone(), self.by.token.clone(), None);
         // The call itself has taken its place in the answer's headers.
         limits::take(&self.app, &http::Extensions::new(), &caller, Some(self.by.org_id), I::LIMIT).await?;
         let named: Map<String, Value> =

@@ -311,13 +311,13 @@ async fn group(
     jobs: &mut Vec<Box<dyn Work>>,
     put_off: &mut Option<Request>,
 ) -> Result<(), Lost> {
+    // Two statements in one: each is a way to the database's thread and back. The commit releases the last savepoint.
+    let mut begin = "BEGIN IMMEDIATE; SAVEPOINT job";
     let mut next = Some(first);
-    let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut tx.conn).await;
-    jobs.extend(next.take_if(|_| begun.is_err()));
-    begun?;
     while let Some(job) = next.take() {
         jobs.push(job);
-        sqlx::query("SAVEPOINT job").execute(&mut tx.conn).await?;
+        sqlx::raw_sql(begin).execute(&mut tx.conn).await?;
+        begin = "RELEASE job; SAVEPOINT job";
         let announced = tx.changes.len();
         let Some(job) = jobs.last_mut() else { break };
         let verdict = job.run(tx).await;
@@ -331,7 +331,6 @@ async fn group(
                 }
             }
         }
-        sqlx::query("RELEASE job").execute(&mut tx.conn).await?;
         if jobs.len() < GROUP {
             if let Ok(append) = inbox.appends.try_recv() {
                 next = Some(Box::new(Appends::gather(append, &mut inbox.appends)));

@@ -15,6 +15,7 @@ mod pages;
 pub mod postgres;
 mod retention;
 mod rows;
+mod run_answers;
 mod run_lists;
 mod webhooks;
 mod writer;

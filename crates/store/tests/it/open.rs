@@ -159,6 +159,6 @@ async fn a_restart_keeps_everything() {
     assert_eq!(store.blob(org.id, run.id, "patch").await.unwrap().unwrap(), b"+1");
     assert!(store.bootstrap("Again", ada(), "other", 20).await.unwrap().is_none());
     assert_eq!(store.first_org_and_admin().await.unwrap(), (org.clone(), user.clone()));
-    assert_eq!(store.member_by_token_hash("hash", 9).await.unwrap().unwrap().1, *user);
-    assert!(store.member_by_token_hash("other", 9).await.unwrap().is_none());
+    assert_eq!(store.owner_of_token("hash", None, 9).await.unwrap().unwrap().user, *user);
+    assert!(store.owner_of_token("other", None, 9).await.unwrap().is_none());
 }

@@ -36,7 +36,7 @@ async fn an_organization_that_is_removed_leaves_no_row_in_any_table() {
     assert!(matches!(store.remove_part(org.id).await, Err(Error::NotFound)), "only what was deleted");
     store.delete_org(org.id, 5).await.unwrap();
     assert!(store.org_member(org.id, eve.id).await.unwrap().is_none());
-    assert!(store.member_by_token_hash("robot", 6).await.unwrap().is_none());
+    assert!(store.owner_of_token("robot", None, 6).await.unwrap().is_none());
     assert_eq!(store.deleted_orgs().await.unwrap()[0].live_runs, 0, "none was claimed");
     let mut parts = 1;
     while !store.remove_part(org.id).await.unwrap() {

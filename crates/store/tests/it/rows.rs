@@ -86,7 +86,7 @@ async fn members_have_a_role_in_their_organization_only() {
         .unwrap();
     assert_eq!((off.enable_pr_creation, off.enable_rules_detection), (false, true));
     let token = store.add_token(fixture.user.id, "ci", "hash2", 5).await.unwrap();
-    assert_eq!(store.member_by_token_hash("hash2", 9).await.unwrap().unwrap().0, token);
+    assert_eq!(store.owner_of_token("hash2", None, 9).await.unwrap().unwrap().token, token);
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn an_answer_is_kept_with_its_effect_or_not_at_all_and_for_a_day() {
     use codegen_store::{Answered, Ask, RequestKey};
     let fixture = Fixture::new().await;
     let (store, org) = (&fixture.store, &fixture.org);
-    let (token, _) = store.member_by_token_hash("hash", 9).await.unwrap().unwrap();
+    let token = store.owner_of_token("hash", None, 9).await.unwrap().unwrap().token;
     let key = |body: &str| RequestKey {
         token_id: token.id,
         path: "/run".to_owned(),
@@ -152,11 +152,10 @@ async fn an_answer_is_kept_with_its_effect_or_not_at_all_and_for_a_day() {
     };
     let create = || Ask::Create(fixture.asks("task"));
     let ask = async |body: &str, now: i64| {
-        let answer = std::sync::Arc::new(|run: codegen_store::Run, _| Ok(run.id.to_string()));
+        let answer = std::sync::Arc::new(|run: codegen_store::RunAnswer| Ok(run.id.to_string()));
         store.ask_once(org.id, key(body), create(), answer, now).await.unwrap()
     };
-    let failing =
-        store.ask_once(org.id, key("a"), create(), std::sync::Arc::new(|_, _| Err("no answer".into())), 2).await;
+    let failing = store.ask_once(org.id, key("a"), create(), std::sync::Arc::new(|_| Err("no answer".into())), 2).await;
     assert!(matches!(failing, Err(codegen_store::Error::Answer(_))), "{failing:?}");
     assert_eq!(
         store.runs(org.id, &codegen_store::RunFilter::default(), codegen_store::Cursor::Skip(0), 10).await.unwrap().1,
