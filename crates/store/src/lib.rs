@@ -59,7 +59,7 @@ mod words;
 mod workers;
 
 use appends::Append;
-use dialect::{Inbox, Readers, Request, Scope, Tx, Verdict, Work};
+use dialect::{Inbox, Readers, Reading, Request, Scope, Tx, Verdict, Work};
 
 pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use check_suites::{Banned, CheckSuiteChange, CheckSuiteSettings, Unbanned};
@@ -259,6 +259,8 @@ const LOCK: &str = "lock";
 #[derive(Clone)]
 pub struct Store {
     readers: Readers,
+    /// For a few rows that an index finds: what would read many is asked of the others.
+    quick: Readers,
     requests: mpsc::Sender<Request>,
     appends: mpsc::Sender<Append>,
     changes: broadcast::Sender<Change>,
@@ -302,23 +304,24 @@ impl Store {
     /// [`Error::Io`] where there is no database, [`Error::NewerDatabase`] and [`Error::OlderDatabase`] where it is not of
     /// this version.
     pub async fn open_beside(data_dir: &Path) -> Result<Self> {
-        let (readers, conn) = dialect::open_beside(&data_dir.join(DATABASE)).await?;
+        let (Reading { readers, quick }, conn) = dialect::open_beside(&data_dir.join(DATABASE)).await?;
         let (requests, appends, inbox) = Inbox::new();
         let (changes, _) = broadcast::channel(4096);
-        dialect::start_beside(conn, inbox, changes.clone());
-        Ok(Self { readers, requests, appends, changes })
+        dialect::start_beside(conn, inbox, changes.clone())?;
+        Ok(Self { readers, quick, requests, appends, changes })
     }
 
     async fn start(place: dialect::At<'_>, lock: Option<DirLock>) -> Result<Self> {
         let (requests, appends, inbox) = Inbox::new();
         let (changes, _) = broadcast::channel(4096);
-        let readers = dialect::open(place, lock, inbox, changes.clone()).await?;
-        Ok(Self { readers, requests, appends, changes })
+        let Reading { readers, quick } = dialect::open(place, lock, inbox, changes.clone()).await?;
+        Ok(Self { readers, quick, requests, appends, changes })
     }
 
     /// Finishes what is under way, closes the database and frees the data directory; later calls on any clone fail.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
+        self.quick.close().await;
         self.readers.close().await;
         if self.requests.send(Request::Close(done)).await.is_ok() {
             // An error means that the writer has already gone, which is what was asked for.

@@ -5,6 +5,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{BoxFuture, Change, DirLock, Error, Migrated, Result, appends::Append};
 
 mod copy;
+mod in_place;
 mod postgres;
 mod readers;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod search;
 mod sqlite;
 
 pub use copy::into_postgres;
+pub use in_place::Writing;
 pub use readers::Readers;
 pub use search::{find, forget, index, push_found};
 pub use sqlite::open_beside;
@@ -35,10 +37,19 @@ enum Kind {
 /// A writing connection and what will be announced after its commit.
 pub struct Tx {
     /// Inside a transaction.
-    pub conn: Connection,
+    pub conn: Writing,
     /// Sent once committed.
     pub changes: Vec<Change>,
     kind: Kind,
+}
+
+/// Whom to ask for what is only read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// For anything.
+    pub readers: Readers,
+    /// For a few rows that an index finds: SQLite is asked in place.
+    pub quick: Readers,
 }
 
 /// One caller's change.
@@ -123,17 +134,17 @@ pub async fn open(
     lock: Option<DirLock>,
     inbox: Inbox,
     changes: broadcast::Sender<Change>,
-) -> Result<Readers> {
+) -> Result<Reading> {
     match place {
         At::File(path) => {
             let (readers, conn) = sqlite::open(path).await?;
-            tokio::spawn(sqlite::write_in_groups(conn, lock, inbox, changes));
+            sqlite::start(conn, lock, inbox, changes)?;
             Ok(readers)
         }
         At::Url(url) => {
             let readers = postgres::open(url).await?;
             tokio::spawn(postgres::write_side_by_side(url.to_owned(), lock, inbox, changes));
-            Ok(readers)
+            Ok(Reading { quick: readers.clone(), readers })
         }
     }
 }
@@ -158,8 +169,8 @@ pub async fn backup(place: At<'_>, into: &std::path::Path, tell: copy::Tell<'_>)
 }
 
 /// Starts the writer of an open SQLite database.
-pub fn start_beside(conn: Connection, inbox: Inbox, changes: broadcast::Sender<Change>) {
-    tokio::spawn(sqlite::write_in_groups(conn, None, inbox, changes));
+pub fn start_beside(conn: Writing, inbox: Inbox, changes: broadcast::Sender<Change>) -> Result<()> {
+    sqlite::start(conn, None, inbox, changes)
 }
 
 /// Gives up to `pages` empty pages back to the file system. PostgreSQL does so by itself.

@@ -1,7 +1,10 @@
 //! Connections that only read. Where the database is at the other end of a network, a reading outlasts the loss of its
 //! connection: it is asked again until the database is back.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
@@ -13,7 +16,11 @@ use sqlx::{
     any::{Any, AnyArguments, AnyQueryResult, AnyRow, AnyStatement, AnyTypeInfo},
 };
 
-use super::{Kind, is_lost};
+use super::{
+    Kind,
+    in_place::{Query, Quick},
+    is_lost,
+};
 
 /// Pause before a lost reading is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -25,18 +32,18 @@ pub struct Readers {
     kind: Kind,
     /// For how long a lost reading is asked again.
     patience: Duration,
-}
-
-/// A reading that can be asked again.
-struct Query {
-    sql: SqlStr,
-    arguments: Option<AnyArguments>,
-    persistent: bool,
+    /// Answer in the place of the pool.
+    quick: Option<Arc<Quick>>,
 }
 
 impl Readers {
     pub(super) fn new(pool: AnyPool, kind: Kind, patience: Duration) -> Self {
-        Self { pool, kind, patience }
+        Self { pool, kind, patience, quick: None }
+    }
+
+    /// The same, answered by these.
+    pub(super) fn answered_by(&self, quick: Arc<Quick>) -> Self {
+        Self { quick: Some(quick), ..self.clone() }
     }
 
     fn patience(&self) -> Patience {
@@ -54,6 +61,9 @@ impl Readers {
 
     /// Closes every connection; later readings fail.
     pub async fn close(&self) {
+        if let Some(quick) = &self.quick {
+            quick.close();
+        }
         self.pool.close().await;
     }
 }
@@ -77,12 +87,6 @@ impl Patience {
 }
 
 impl Query {
-    fn of<'q>(mut query: impl Execute<'q, Any>) -> Result<Self, Error> {
-        let arguments = query.take_arguments().map_err(Error::Encode)?;
-        let persistent = query.persistent();
-        Ok(Self { sql: query.sql(), arguments, persistent })
-    }
-
     fn stream(&self, pool: &AnyPool) -> BoxStream<'static, Result<Either<AnyQueryResult, AnyRow>, Error>> {
         match &self.arguments {
             Some(arguments) => {
@@ -129,6 +133,10 @@ impl<'p> Executor<'p> for &'p Readers {
         'p: 'e,
         E: 'q + Execute<'q, Any>,
     {
+        if let Some(quick) = &self.quick {
+            let query = Query::of(query);
+            return async move { quick.all(query?).await }.boxed();
+        }
         if self.patience.is_zero() {
             return self.pool.fetch_all(query);
         }
@@ -150,6 +158,10 @@ impl<'p> Executor<'p> for &'p Readers {
         'p: 'e,
         E: 'q + Execute<'q, Any>,
     {
+        if let Some(quick) = &self.quick {
+            let query = Query::of(query);
+            return async move { quick.first(query?).await }.boxed();
+        }
         if self.patience.is_zero() {
             return self.pool.fetch_optional(query);
         }

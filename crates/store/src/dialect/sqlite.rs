@@ -10,7 +10,11 @@ use sqlx::{
 };
 use tokio::sync::broadcast;
 
-use super::{Connection, Inbox, Kind, Readers, Request, Scope, Tx, Verdict, Work, is_full};
+use super::{
+    Connection, Inbox, Kind, Readers, Reading, Request, Scope, Tx, Verdict, Work, Writing,
+    in_place::{InPlace, Quick},
+    is_full,
+};
 use crate::{Change, DirLock, Error, Result, appends::Appends, failpoint};
 
 /// Jobs that may share one commit; more would make the first of them wait too long.
@@ -52,7 +56,7 @@ impl From<sqlx::Error> for Lost {
 }
 
 /// Opens and migrates the database: the readers and the one writer.
-pub async fn open(path: &Path) -> Result<(Readers, Connection)> {
+pub async fn open(path: &Path) -> Result<(Reading, Writing)> {
     let mut first = make(path).await?;
     migrate(path, &mut first).await?;
     both(path, first).await
@@ -82,7 +86,7 @@ pub async fn migrate_at(path: &Path) -> Result<Vec<i64>> {
 }
 
 /// Opens a database that another process may have open, without migrating it.
-pub async fn open_beside(path: &Path) -> Result<(Readers, Connection)> {
+pub async fn open_beside(path: &Path) -> Result<(Reading, Writing)> {
     both(path, open_current(path).await?).await
 }
 
@@ -138,11 +142,10 @@ pub async fn make_whole(path: &Path) -> Result<Connection> {
 
 /// The connections that the store uses, once the database is there and sound. `first` goes last: the last one to go would
 /// remove the write-ahead log.
-async fn both(path: &Path, first: SqliteConnection) -> Result<(Readers, Connection)> {
+async fn both(path: &Path, first: SqliteConnection) -> Result<(Reading, Writing)> {
     sqlx::any::install_default_drivers();
     let url = url(path)?;
-    let mut writer = Connection::connect(url.as_str()).await?;
-    sqlx::raw_sql(PRAGMAS).execute(&mut writer).await?;
+    let writer = InPlace::open(path, PRAGMAS)?;
     first.close().await?;
     let pool = AnyPoolOptions::new()
         .max_connections(8)
@@ -151,19 +154,23 @@ async fn both(path: &Path, first: SqliteConnection) -> Result<(Readers, Connecti
         .test_before_acquire(false)
         .after_connect(|conn, _| {
             Box::pin(async move {
-                sqlx::raw_sql(PRAGMAS).execute(&mut *conn).await?;
-                sqlx::raw_sql("PRAGMA query_only = ON").execute(conn).await?;
+                sqlx::raw_sql(READING).execute(conn).await?;
                 Ok(())
             })
         })
         .connect_lazy_with(url.parse::<AnyConnectOptions>()?);
     // The file is beside this process: there is nothing to wait for.
-    Ok((Readers::new(pool, Kind::Sqlite, Duration::ZERO), writer))
+    let readers = Readers::new(pool, Kind::Sqlite, Duration::ZERO);
+    let quick = readers.answered_by(Arc::new(Quick::new(path, READING)));
+    Ok((Reading { readers, quick }, Writing::InPlace(writer)))
 }
 
 /// What each connection is told; the rest is kept in the file.
 const PRAGMAS: &str = "PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL;
      PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY";
+/// What each reading connection is told.
+const READING: &str = "PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL;
+     PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA query_only = ON";
 
 /// The file as a URL, in which every byte of its path that could mean something is written as a number.
 fn url(path: &Path) -> Result<String> {
@@ -237,10 +244,19 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<Vec<i64>> {
     Ok(before)
 }
 
+/// Gives the writer a thread of its own: it waits for the disk, and for nothing else.
+pub fn start(conn: Writing, lock: Option<DirLock>, inbox: Inbox, changes: broadcast::Sender<Change>) -> Result<()> {
+    let refused = |source| Error::Io { operation: "starting the thread that writes to", path: "the database".into(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(refused)?;
+    let writer = std::thread::Builder::new().name("codegen-writer".to_owned());
+    let serve = move || runtime.block_on(write_in_groups(conn, lock, inbox, changes));
+    writer.spawn(serve).map(drop).map_err(refused)
+}
+
 /// Serves write requests until closed: takes what is waiting, up to [`GROUP`], into one transaction (one fsync), each
 /// job under its own savepoint, and acknowledges them after the commit. Holds the lock on the data directory.
-pub async fn write_in_groups(
-    conn: Connection,
+async fn write_in_groups(
+    conn: Writing,
     lock: Option<DirLock>,
     mut inbox: Inbox,
     changes: broadcast::Sender<Change>,
@@ -294,7 +310,11 @@ pub async fn write_in_groups(
             });
         }
     }
-    if let Err(error) = tx.conn.close().await {
+    let closed = match tx.conn {
+        Writing::InPlace(conn) => conn.close(),
+        Writing::Any(conn) => conn.close().await,
+    };
+    if let Err(error) = closed {
         tracing::error!(%error, "closing the database");
     }
     drop(lock);
@@ -363,7 +383,7 @@ pub async fn backup(path: &Path, into: &Path) -> Result<()> {
 }
 
 /// Writes the database anew. It can give back empty pages a few at a time afterwards.
-async fn rebuild(conn: &mut Connection) -> Result<()> {
+async fn rebuild(conn: &mut Writing) -> Result<()> {
     sqlx::query("PRAGMA auto_vacuum = INCREMENTAL").execute(&mut *conn).await?;
     sqlx::query("VACUUM").execute(&mut *conn).await?;
     // The main file takes its new size when the write-ahead log is folded into it.
@@ -401,7 +421,7 @@ mod tests {
     async fn who_only_reads_needs_no_turn_to_write_and_so_no_room_on_the_disk() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("codegen.db");
-        let (readers, mut writer) = open(&path).await.unwrap();
+        let (Reading { readers, .. }, mut writer) = open(&path).await.unwrap();
         sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.unwrap();
         // Each needs a connection of its own, which is opened now.
         let mut open_now = Vec::new();
@@ -416,15 +436,15 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_said_so_and_nothing_acknowledged_is_lost() {
         let dir = tempfile::TempDir::new().unwrap();
-        let (readers, mut conn) = open(&dir.path().join("codegen.db")).await.unwrap();
+        let (Reading { readers, quick }, mut conn) = open(&dir.path().join("codegen.db")).await.unwrap();
         // SQLite answers at its page limit as at a full disk.
         let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut conn).await.unwrap();
         let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 20));
         sqlx::query(limit).execute(&mut conn).await.unwrap();
         let (requests, appends, inbox) = Inbox::new();
         let (changes, _) = broadcast::channel(64);
-        tokio::spawn(write_in_groups(conn, Some(DirLock::take(dir.path()).unwrap()), inbox, changes.clone()));
-        let store = Store { readers, requests, appends, changes };
+        start(conn, Some(DirLock::take(dir.path()).unwrap()), inbox, changes.clone()).unwrap();
+        let store = Store { readers, quick, requests, appends, changes };
         let (org, user) = store.bootstrap("Acme", NewUser::default(), "hash", 1).await.unwrap().unwrap();
 
         let asks = |prompt: String| NewRun { user_id: user.id, prompt, ..NewRun::default() };
@@ -440,7 +460,10 @@ mod tests {
     #[tokio::test]
     async fn a_claim_steps_through_indexes_and_looks_at_no_run_that_is_not_queued_or_live() {
         let dir = tempfile::TempDir::new().unwrap();
-        let (_, mut conn) = open(&dir.path().join("codegen.db")).await.unwrap();
+        let path = dir.path().join("codegen.db");
+        open(&path).await.unwrap();
+        // Takes statements without their parameters.
+        let mut conn = Connection::connect(url(&path).unwrap().as_str()).await.unwrap();
         for sql in [crate::queue::ORGS, crate::queue::RUN] {
             let plan: Vec<(i64, i64, i64, String)> =
                 sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))

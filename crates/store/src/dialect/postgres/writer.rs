@@ -13,7 +13,7 @@ use super::PATIENCE;
 use crate::{
     Change, Error, Result,
     appends::{Append, Appends},
-    dialect::{Connection, Kind, Request, Scope, Tx, Verdict, Work, is_full, is_lost, is_passing},
+    dialect::{Connection, Writing, Kind, Request, Scope, Tx, Verdict, Work, is_full, is_lost, is_passing},
     failpoint,
 };
 
@@ -111,7 +111,7 @@ pub async fn append(
 }
 
 /// Makes one change and acknowledges it; gives what to announce.
-async fn carry_out(url: &str, conn: &mut Option<Connection>, mut job: Box<dyn Work>, scope: Scope) -> Vec<Change> {
+async fn carry_out(url: &str, conn: &mut Option<Writing>, mut job: Box<dyn Work>, scope: Scope) -> Vec<Change> {
     let give_up = Instant::now() + PATIENCE;
     let mut pause = PAUSE;
     loop {
@@ -142,7 +142,7 @@ async fn carry_out(url: &str, conn: &mut Option<Connection>, mut job: Box<dyn Wo
 
 async fn try_once(
     url: &str,
-    conn: &mut Option<Connection>,
+    conn: &mut Option<Writing>,
     job: &mut dyn Work,
     scope: Scope,
     give_up: Instant,
@@ -188,7 +188,7 @@ async fn try_once(
 }
 
 /// A transaction and its number.
-async fn begin(url: &str, conn: Option<Connection>, scope: Scope) -> Result<(Tx, String), sqlx::Error> {
+async fn begin(url: &str, conn: Option<Writing>, scope: Scope) -> Result<(Tx, String), sqlx::Error> {
     let mut conn = match conn {
         Some(conn) => conn,
         None => connect(url).await?,
@@ -203,10 +203,10 @@ async fn begin(url: &str, conn: Option<Connection>, scope: Scope) -> Result<(Tx,
     Ok((Tx { conn, changes: Vec::new(), kind: Kind::Postgres }, xid))
 }
 
-async fn connect(url: &str) -> Result<Connection, sqlx::Error> {
+async fn connect(url: &str) -> Result<Writing, sqlx::Error> {
     let mut conn = Connection::connect(url).await?;
     sqlx::raw_sql(SESSION).execute(&mut conn).await?;
-    Ok(conn)
+    Ok(Writing::Any(conn))
 }
 
 /// Whether a transaction was committed, as soon as the database can be asked and knows.
