@@ -246,7 +246,8 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<Vec<i64>> {
 
 /// Gives the writer a thread of its own: it waits for the disk, and for nothing else.
 pub fn start(conn: Writing, lock: Option<DirLock>, inbox: Inbox, changes: broadcast::Sender<Change>) -> Result<()> {
-    let refused = |source| Error::Io { operation: "starting the thread that writes to", path: "the database".into(), source };
+    let refused =
+        |source| Error::Io { operation: "starting the thread that writes to", path: "the database".into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(refused)?;
     let writer = std::thread::Builder::new().name("codegen-writer".to_owned());
     let serve = move || runtime.block_on(write_in_groups(conn, lock, inbox, changes));
@@ -255,12 +256,7 @@ pub fn start(conn: Writing, lock: Option<DirLock>, inbox: Inbox, changes: broadc
 
 /// Serves write requests until closed: takes what is waiting, up to [`GROUP`], into one transaction (one fsync), each
 /// job under its own savepoint, and acknowledges them after the commit. Holds the lock on the data directory.
-async fn write_in_groups(
-    conn: Writing,
-    lock: Option<DirLock>,
-    mut inbox: Inbox,
-    changes: broadcast::Sender<Change>,
-) {
+async fn write_in_groups(conn: Writing, lock: Option<DirLock>, mut inbox: Inbox, changes: broadcast::Sender<Change>) {
     let mut tx = Tx { conn, changes: Vec::new(), kind: Kind::Sqlite };
     let mut closing = None;
     let mut put_off = None;

@@ -13,7 +13,7 @@ use super::PATIENCE;
 use crate::{
     Change, Error, Result,
     appends::{Append, Appends},
-    dialect::{Connection, Writing, Kind, Request, Scope, Tx, Verdict, Work, is_full, is_lost, is_passing},
+    dialect::{Connection, Kind, Request, Scope, Tx, Verdict, Work, Writing, is_full, is_lost, is_passing},
     failpoint,
 };
 
@@ -140,13 +140,7 @@ async fn carry_out(url: &str, conn: &mut Option<Writing>, mut job: Box<dyn Work>
     }
 }
 
-async fn try_once(
-    url: &str,
-    conn: &mut Option<Writing>,
-    job: &mut dyn Work,
-    scope: Scope,
-    give_up: Instant,
-) -> Tried {
+async fn try_once(url: &str, conn: &mut Option<Writing>, job: &mut dyn Work, scope: Scope, give_up: Instant) -> Tried {
     let (mut tx, xid) = match begin(url, conn.take(), scope).await {
         Ok(begun) => begun,
         Err(error) if is_passing(&error) => return Tried::Again(Some(error)),
