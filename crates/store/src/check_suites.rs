@@ -8,6 +8,7 @@ use sqlx::{FromRow, Row as _};
 use crate::{
     Error, NewRun, Result, Run, Store,
     dialect::{Db, Row, Tx},
+    new_runs,
     row::unreadable,
     runs,
 };
@@ -100,7 +101,7 @@ impl Store {
         let settings = sqlx::query_as::<Db, CheckSuiteSettings>(SETTINGS)
             .bind(org_id)
             .bind(repo_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         Ok(settings.unwrap_or_default())
     }
@@ -201,7 +202,7 @@ impl Store {
                 if ban.is_some() {
                     return Ok(None);
                 }
-                let run = runs::create(tx, org_id, new, now).await?;
+                let run = new_runs::create(tx, org_id, new, now).await?;
                 sqlx::query("INSERT INTO check_runs (run_id, opener_id) VALUES ($1, $2)")
                     .bind(run.id)
                     .bind(opener_id)

@@ -111,7 +111,7 @@ impl Store {
     pub async fn run_by_id(&self, id: i64) -> Result<Run> {
         sqlx::query_as::<Db, Run>("SELECT * FROM full_runs WHERE id = $1")
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }

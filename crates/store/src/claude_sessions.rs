@@ -156,7 +156,7 @@ impl Store {
             sqlx::query_scalar("SELECT run_id FROM claude_sessions WHERE org_id = $1 AND session_id = $2")
                 .bind(org_id)
                 .bind(session_id)
-                .fetch_optional(&self.readers)
+                .fetch_optional(&self.quick)
                 .await?;
         run_id.ok_or(Error::NotFound)
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{Error, NewRun, Result, RunAnswer, Store, audit, dialect::Tx, run_answers::answer as answer_of, runs};
+use crate::{
+    Error, NewRun, Result, RunAnswer, Store, audit, dialect::Tx, new_runs, run_answers::answer as answer_of, runs,
+};
 
 /// How long an answer is kept, in milliseconds.
 pub const KEPT_MS: i64 = 24 * 3600 * 1000;
@@ -77,7 +79,7 @@ impl Store {
 
 async fn done(tx: &mut Tx, org_id: i64, ask: Ask, now: i64) -> Result<RunAnswer> {
     let run_id = match ask {
-        Ask::Create(new) => return Ok(RunAnswer::of_new(runs::create(tx, org_id, new, now).await?)),
+        Ask::Create(new) => return Ok(RunAnswer::of_new(new_runs::create(tx, org_id, new, now).await?)),
         Ask::Message { run_id, text, images, output_schema } => {
             if let Some(schema) = output_schema {
                 runs::set_output_schema(tx, org_id, run_id, &schema).await?;

@@ -78,7 +78,7 @@ impl Store {
     pub async fn org_limits(&self, org_id: i64) -> Result<Option<OrgLimits>> {
         let limits = sqlx::query_as::<Db, OrgLimits>("SELECT * FROM org_limits WHERE org_id = $1")
             .bind(org_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         Ok(limits)
     }
@@ -133,7 +133,7 @@ impl Store {
         let usage = sqlx::query_as::<Db, OrgUsage>("SELECT runs, cost FROM org_usage WHERE org_id = $1 AND month = $2")
             .bind(org_id)
             .bind(month(now))
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         Ok(usage.unwrap_or_default())
     }
@@ -150,7 +150,7 @@ impl Store {
         )
         .bind(org_id)
         .bind(month(now))
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         Ok(spent.is_some())
     }

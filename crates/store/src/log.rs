@@ -133,7 +133,7 @@ impl Store {
         let total: Option<i64> = sqlx::query_scalar("SELECT contract_logs FROM runs WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(run_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         let total = total.ok_or(Error::NotFound)?;
         let rows = sqlx::query_as::<Db, LogRow>(if reverse {

@@ -112,7 +112,7 @@ impl Store {
              JOIN users ON users.id = passwords.user_id WHERE users.id = $1",
         )
         .bind(user_id)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         Ok(found)
     }
@@ -123,7 +123,7 @@ impl Store {
     /// The database's.
     pub async fn any_password(&self) -> Result<bool> {
         let found: Option<i64> =
-            sqlx::query_scalar("SELECT user_id FROM passwords LIMIT 1").fetch_optional(&self.readers).await?;
+            sqlx::query_scalar("SELECT user_id FROM passwords LIMIT 1").fetch_optional(&self.quick).await?;
         Ok(found.is_some())
     }
 

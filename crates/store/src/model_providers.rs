@@ -142,7 +142,7 @@ impl Store {
     /// The database's.
     pub async fn model_providers(&self, org_id: i64) -> Result<Vec<ModelProvider>> {
         let sql = "SELECT * FROM model_providers WHERE org_id = $1 ORDER BY id";
-        Ok(sqlx::query_as::<Db, ModelProvider>(sql).bind(org_id).fetch_all(&self.readers).await?)
+        Ok(sqlx::query_as::<Db, ModelProvider>(sql).bind(org_id).fetch_all(&self.quick).await?)
     }
 
     /// One provider.
@@ -153,7 +153,7 @@ impl Store {
         sqlx::query_as::<Db, ModelProvider>("SELECT * FROM model_providers WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }
@@ -249,7 +249,7 @@ impl Store {
     pub async fn default_model(&self, org_id: i64) -> Result<Option<String>> {
         let found: Option<(Option<String>,)> = sqlx::query_as("SELECT default_model FROM orgs WHERE id = $1")
             .bind(org_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         Ok(found.ok_or(Error::NotFound)?.0)
     }

@@ -98,7 +98,7 @@ impl Store {
     /// [`Error::NotFound`] before the set-up.
     pub async fn first_org_and_admin(&self) -> Result<(Org, User)> {
         let org = sqlx::query_as::<Db, Org>("SELECT * FROM orgs WHERE deleted_at IS NULL ORDER BY id LIMIT 1")
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)?;
         let user = sqlx::query_as::<Db, User>(
@@ -106,7 +106,7 @@ impl Store {
              WHERE members.org_id = $1 AND members.role = 'ADMIN' ORDER BY users.id LIMIT 1",
         )
         .bind(org.id)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?
         .ok_or(Error::NotFound)?;
         Ok((org, user))
@@ -128,7 +128,7 @@ impl Store {
     pub async fn org(&self, org_id: i64) -> Result<Org> {
         sqlx::query_as::<Db, Org>("SELECT * FROM orgs WHERE id = $1")
             .bind(org_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }

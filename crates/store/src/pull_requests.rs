@@ -193,7 +193,7 @@ impl Store {
         sqlx::query_as::<Db, PullRequest>("SELECT * FROM pull_requests WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }

@@ -160,7 +160,7 @@ impl Store {
         sqlx::query_as::<Db, Repo>("SELECT * FROM repos WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
             .bind(org_id)
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }
@@ -173,7 +173,7 @@ impl Store {
         sqlx::query_scalar("SELECT full_name FROM repos WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }

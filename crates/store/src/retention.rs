@@ -135,7 +135,7 @@ impl Store {
     pub async fn dropped(&self, run_id: i64) -> Result<Dropped> {
         let dropped = sqlx::query_as("SELECT outputs_dropped_at, trace_dropped_at FROM retention WHERE run_id = $1")
             .bind(run_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         Ok(dropped.unwrap_or_default())
     }

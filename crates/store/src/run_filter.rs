@@ -75,7 +75,7 @@ impl RunFilter {
     }
 
     /// Whether `run_counts` knows how many there are.
-    fn is_counted(&self) -> bool {
+    pub(crate) fn is_counted(&self) -> bool {
         let Self { user_id: _, source_type: _, status, repo_id, tag, since, until, text, archived } = self;
         let others = status.is_some() || repo_id.is_some() || tag.is_some() || text.is_some();
         !others && since.is_none() && until.is_none() && !archived
@@ -106,7 +106,7 @@ impl Store {
             .bind(org_id)
             .bind(filter.user_id)
             .bind(&filter.source_type)
-            .fetch_one(&self.readers)
+            .fetch_one(&self.quick)
             .await?;
             return Ok(total);
         }
@@ -124,7 +124,7 @@ impl Store {
         let blocks: Vec<(i64, i64)> =
             sqlx::query_as("SELECT block, runs FROM run_blocks WHERE org_id = $1 ORDER BY block DESC")
                 .bind(org_id)
-                .fetch_all(&self.readers)
+                .fetch_all(&self.quick)
                 .await?;
         let mut left = skip;
         for (block, runs) in blocks {

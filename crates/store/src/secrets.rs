@@ -71,7 +71,7 @@ impl Store {
         .bind(&place.table)
         .bind(place.row_id)
         .bind(&place.column)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         Ok(found)
     }

@@ -94,7 +94,7 @@ impl Store {
         .bind(hash)
         .bind(now)
         .bind(now.saturating_sub(idle_ms))
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         let Some(session) = session else { return Ok(None) };
         let token = sqlx::query_as::<Db, Token>(
@@ -102,7 +102,7 @@ impl Store {
         )
         .bind(session.token_id)
         .bind(now)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         let Some(token) = token else { return Ok(None) };
         let user = self.user(session.user_id).await?;

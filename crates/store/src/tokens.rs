@@ -212,7 +212,7 @@ impl Store {
         .bind(hash)
         .bind(now)
         .bind(org_id)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         Ok(owner)
     }

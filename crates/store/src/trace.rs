@@ -28,7 +28,7 @@ impl Store {
         sqlx::query_as::<Db, LogRow>("SELECT * FROM log WHERE run_id = $1 AND seq = $2")
             .bind(run_id)
             .bind(seq)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }
@@ -76,7 +76,7 @@ impl Store {
         let ours: Option<i64> = sqlx::query_scalar("SELECT id FROM runs WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(run_id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?;
         ours.map(|_| ()).ok_or(Error::NotFound)
     }

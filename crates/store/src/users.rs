@@ -136,7 +136,7 @@ impl Store {
         )
         .bind(org_id)
         .bind(user_id)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         Ok(member)
     }
@@ -172,7 +172,7 @@ impl Store {
     pub async fn user(&self, id: i64) -> Result<User> {
         sqlx::query_as::<Db, User>("SELECT * FROM users WHERE id = $1")
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }

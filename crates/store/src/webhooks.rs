@@ -211,7 +211,7 @@ impl Store {
         sqlx::query_as::<Db, Endpoint>("SELECT * FROM webhook_endpoints WHERE org_id = $1 AND id = $2")
             .bind(org_id)
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.quick)
             .await?
             .ok_or(Error::NotFound)
     }
@@ -409,7 +409,7 @@ impl Store {
         .bind(org_id)
         .bind(endpoint_id)
         .bind(id)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?
         .ok_or(Error::NotFound)
     }

@@ -94,7 +94,7 @@ impl Store {
              WHERE runs.id = $1 AND runs.phase NOT IN ('queued', 'done')",
         )
         .bind(run_id)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.quick)
         .await?;
         Ok(worker)
     }

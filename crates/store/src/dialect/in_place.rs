@@ -77,6 +77,17 @@ struct Found {
     changed: u64,
 }
 
+/// The rows of an answer, then how many it changed.
+pub type Steps = BoxStream<'static, Result<Either<AnyQueryResult, AnyRow>, Error>>;
+
+impl Found {
+    fn into_steps(self) -> Steps {
+        let done = AnyQueryResult { rows_affected: self.changed, last_insert_id: None };
+        let steps = self.rows.into_iter().map(Either::Right).chain(std::iter::once(Either::Left(done)));
+        stream::iter(steps.map(Ok)).boxed()
+    }
+}
+
 impl InPlace {
     /// Opens a database that is there, and tells the connection this.
     pub fn open(path: &Path, pragmas: &str) -> Result<Self, Error> {
@@ -303,9 +314,9 @@ impl Quick {
         found
     }
 
-    /// Every row of an answer.
-    pub async fn all(&self, query: Query) -> Result<Vec<AnyRow>, Error> {
-        Ok(self.ask(&query, usize::MAX)?.rows)
+    /// An answer, step by step.
+    pub async fn steps(&self, query: Query) -> Result<Steps, Error> {
+        Ok(self.ask(&query, usize::MAX)?.into_steps())
     }
 
     /// The first row of an answer.
@@ -341,27 +352,7 @@ impl<'c> Executor<'c> for &'c mut Writing {
             Writing::InPlace(conn) => conn,
         };
         let query = Query::of(query);
-        let asked = async move {
-            let Found { rows, changed } = conn.ask(&query?, usize::MAX)?;
-            let done = AnyQueryResult { rows_affected: changed, last_insert_id: None };
-            let steps = rows.into_iter().map(Either::Right).chain(std::iter::once(Either::Left(done)));
-            Ok::<_, Error>(stream::iter(steps.map(Ok)))
-        };
-        asked.try_flatten_stream().boxed()
-    }
-
-    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<AnyRow>, Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Any>,
-    {
-        match self {
-            Writing::Any(conn) => conn.fetch_all(query),
-            Writing::InPlace(conn) => {
-                let query = Query::of(query);
-                async move { Ok(conn.ask(&query?, usize::MAX)?.rows) }.boxed()
-            }
-        }
+        async move { Ok::<_, Error>(conn.ask(&query?, usize::MAX)?.into_steps()) }.try_flatten_stream().boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<AnyRow>, Error>>
@@ -389,5 +380,72 @@ impl<'c> Executor<'c> for &'c mut Writing {
                 std::future::ready(Err(none)).boxed()
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sqlx::{Row as _, query, query_as};
+
+    use super::*;
+
+    async fn writing() -> (tempfile::TempDir, Writing) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db");
+        std::fs::File::create(&path).unwrap();
+        let mut conn = Writing::InPlace(InPlace::open(&path, "PRAGMA journal_mode = WAL").unwrap());
+        let made = "CREATE TABLE t (a BIGINT PRIMARY KEY, b TEXT NOT NULL); INSERT INTO t VALUES (1, 'x'), (2, 'y')";
+        sqlx::raw_sql(made).execute(&mut conn).await.unwrap();
+        (dir, conn)
+    }
+
+    #[tokio::test]
+    async fn parameters_go_by_their_number_however_often_and_in_which_order_they_stand() {
+        let (_dir, mut conn) = writing().await;
+        let asked = query_as::<Any, (String, i64, String, Option<i64>, f64, Vec<u8>)>("SELECT $2, $1, $2, $3, $4, $5");
+        let row = asked.bind(7_i64).bind("ä").bind(None::<i64>).bind(0.5).bind(&[0_u8, 255][..]);
+        let row = row.fetch_one(&mut conn).await.unwrap();
+        assert_eq!(row, ("ä".to_owned(), 7, "ä".to_owned(), None, 0.5, vec![0, 255]));
+        assert!(query::<Any>("SELECT $1, $2").bind(1_i64).fetch_one(&mut conn).await.is_err(), "one has no value");
+    }
+
+    #[tokio::test]
+    async fn a_change_says_how_many_rows_and_gives_those_that_it_returns() {
+        let (_dir, mut conn) = writing().await;
+        let changed = query::<Any>("UPDATE t SET b = 'z'").execute(&mut conn).await.unwrap();
+        assert_eq!(changed.rows_affected(), 2);
+        let rows = query::<Any>("DELETE FROM t RETURNING a, b").fetch_all(&mut conn).await.unwrap();
+        let rows: Vec<(i64, String)> = rows.iter().map(|row| (row.get("a"), row.get(1))).collect();
+        assert_eq!(rows, [(1, "z".to_owned()), (2, "z".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_has_the_kind_and_code_that_sqlx_gives_it() {
+        let (dir, mut conn) = writing().await;
+        let url = format!("sqlite://{}", dir.path().join("test.db").display());
+        sqlx::any::install_default_drivers();
+        let mut theirs = <AnyConnection as sqlx::Connection>::connect(&url).await.unwrap();
+        for sql in ["INSERT INTO t VALUES (1, 'again')", "INSERT INTO t VALUES (3, NULL)", "SELECT nothing"] {
+            let told = |error: Error| {
+                let error = error.into_database_error().unwrap();
+                (format!("{:?}", error.kind()), error.code().unwrap().into_owned(), error.message().to_owned())
+            };
+            let ours = told(query::<Any>(sql).execute(&mut conn).await.unwrap_err());
+            assert_eq!(ours, told(query::<Any>(sql).execute(&mut theirs).await.unwrap_err()), "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn quick_readings_see_what_is_committed_change_nothing_and_end_with_the_store() {
+        let (dir, mut conn) = writing().await;
+        let quick = Quick::new(&dir.path().join("test.db"), "PRAGMA query_only = ON");
+        let count = async || quick.first(Query::of(query::<Any>("SELECT COUNT(*) FROM t"))?).await;
+        assert_eq!(count().await.unwrap().unwrap().get::<i64, _>(0), 2);
+        query::<Any>("DELETE FROM t WHERE a = 1").execute(&mut conn).await.unwrap();
+        assert_eq!(count().await.unwrap().unwrap().get::<i64, _>(0), 1);
+        assert!(quick.first(Query::of(query::<Any>("DELETE FROM t")).unwrap()).await.is_err());
+        quick.close();
+        assert!(matches!(count().await, Err(Error::PoolClosed)));
     }
 }

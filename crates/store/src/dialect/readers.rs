@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::{
-    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _,
     future::{self, BoxFuture},
     stream::{self, BoxStream},
 };
@@ -107,6 +107,10 @@ impl<'p> Executor<'p> for &'p Readers {
         'p: 'e,
         E: 'q + Execute<'q, Any>,
     {
+        if let Some(quick) = &self.quick {
+            let query = Query::of(query);
+            return async move { quick.steps(query?).await }.try_flatten_stream().boxed();
+        }
         if self.patience.is_zero() {
             return self.pool.fetch_many(query);
         }
@@ -133,9 +137,8 @@ impl<'p> Executor<'p> for &'p Readers {
         'p: 'e,
         E: 'q + Execute<'q, Any>,
     {
-        if let Some(quick) = &self.quick {
-            let query = Query::of(query);
-            return async move { quick.all(query?).await }.boxed();
+        if self.quick.is_some() {
+            return self.fetch(query).try_collect().boxed();
         }
         if self.patience.is_zero() {
             return self.pool.fetch_all(query);
