@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     client::Client,
     out::say,
+    pull::pull,
     render::{Renderer, plain_text},
 };
 
@@ -57,6 +58,10 @@ enum Action {
     Logs,
     /// Print what the run changed, as a patch
     Diff,
+    /// Check the run's branch out here, from whichever remote has it
+    Pull,
+    /// Show the run in the browser
+    Open,
     /// Stop the run; its work is kept
     Stop,
     /// Leave the run out of lists
@@ -88,7 +93,7 @@ pub async fn agent(args: Args) -> Result<()> {
     let client = Client::from_login()?;
     let Some(id) = args.id else {
         if args.action.is_some() {
-            let message = "logs, diff, stop and resume are of a run: name it with --id";
+            let message = "logs, diff, pull, open, stop and resume are of a run: name it with --id";
             crate::Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
         }
         let mut body = Map::new();
@@ -126,6 +131,13 @@ pub async fn agent(args: Args) -> Result<()> {
             // A closed pipe is the reader's wish to see no more.
             std::io::stdout().write_all(text.as_bytes()).ok();
             Ok(())
+        }
+        Some(Action::Pull) => pull(&client, id).await,
+        Some(Action::Open) => {
+            let run = client.get(&path).await?;
+            let url = run["web_url"].as_str().context("the server's run has no page")?;
+            say!("{}", plain_text(url));
+            open::that_detached(url).context("starting the browser; open the address above by hand")
         }
         Some(Action::Stop) => {
             let run = client.post_once(&client.org_path("/agent/run/stop"), &json!({ "agent_run_id": id })).await?;

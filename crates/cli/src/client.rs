@@ -1,64 +1,14 @@
 //! The API as the client commands see it: where the server is, who we are, and JSON in and out.
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, time::Duration};
+use std::{io::Write, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use codegen_server::sse::EventParser;
 use futures::StreamExt;
 use reqwest::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What `codegen login` keeps, in a file that only its owner can read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Login {
-    /// Server, without a trailing slash.
-    pub url: String,
-    /// Bearer token.
-    pub token: String,
-    /// Organization that commands work in.
-    pub org_id: i64,
-}
-
-fn login_file() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".config"),
-    };
-    Ok(base.join("codegen").join("login.json"))
-}
-
-impl Login {
-    /// Keeps the log-in for later commands and says where.
-    pub fn save(&self) -> Result<PathBuf> {
-        let path = login_file()?;
-        let dir = path.parent().context("the log-in file has no folder")?;
-        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        let new = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .with_context(|| format!("writing {}", new.display()))?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))?;
-        Ok(path)
-    }
-
-    fn load() -> Result<Option<Self>> {
-        let path = login_file()?;
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(
-                serde_json::from_slice(&bytes)
-                    .with_context(|| format!("{} is damaged; run `codegen login` again", path.display()))?,
-            )),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
-        }
-    }
-}
+use crate::logins::Logins;
 
 /// Between two tries to follow a run.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -112,10 +62,11 @@ impl Client {
 
     /// From the environment (`CODEGEN_API_BASE_URL`, `CODEGEN_API_TOKEN`, `CODEGEN_ORG_ID`), else the saved log-in.
     pub fn from_login() -> Result<Self> {
-        let saved = Login::load()?;
+        let logins = Logins::load()?;
+        let saved = logins.login()?;
         let from_env = |key: &str| std::env::var(key).ok().filter(|v| !v.is_empty());
-        let url = from_env("CODEGEN_API_BASE_URL").or(saved.as_ref().map(|l| l.url.clone()));
-        let token = from_env("CODEGEN_API_TOKEN").or(saved.as_ref().map(|l| l.token.clone()));
+        let url = from_env("CODEGEN_API_BASE_URL").or(saved.map(|l| l.url.clone()));
+        let token = from_env("CODEGEN_API_TOKEN").or(saved.map(|l| l.token.clone()));
         let (Some(url), Some(token)) = (url, token) else {
             bail!("not logged in: run `codegen login --token TOKEN --url URL` (`codegen serve` prints both)");
         };
@@ -124,6 +75,16 @@ impl Client {
             None => saved.map_or(1, |l| l.org_id),
         };
         Self::new(&url, &token, org_id)
+    }
+
+    /// The server, without a trailing slash.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The organization that commands work in.
+    pub fn org_id(&self) -> i64 {
+        self.org_id
     }
 
     /// `/v1/organizations/{org_id}` and what follows.

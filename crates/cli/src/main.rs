@@ -13,11 +13,15 @@ mod db;
 mod df;
 mod doctor;
 mod login;
+mod logins;
+mod man;
 mod models;
 mod org;
 mod out;
+mod profile;
 mod progress;
 mod prune;
+mod pull;
 mod render;
 mod repo;
 mod restore;
@@ -25,6 +29,7 @@ mod rules;
 mod run;
 mod secrets;
 mod serve;
+mod services;
 mod token;
 mod user;
 mod webhooks;
@@ -71,6 +76,14 @@ enum Command {
     Webhooks(webhooks::Args),
     /// Keep a server's address and a token for later commands
     Login(login::Args),
+    /// Forget a log-in
+    Logout(login::LogoutArgs),
+    /// Show who you are and where, and choose between several log-ins
+    Profile(profile::Args),
+    /// List what the organization is connected to
+    Integrations(services::Args),
+    /// List the tools that agents and MCP clients can call
+    Tools(services::Args),
     /// Set passwords of people
     User(user::Args),
     /// Say what this host can do for isolation, what is missing, and what to do about it
@@ -91,6 +104,8 @@ enum Command {
     Secrets(secrets::Args),
     /// Print a shell's completion script
     Completion(completion::Args),
+    /// Print the manual page of a command, or write all of them
+    Man(man::Args),
 }
 
 /// Where settings and data are, for the commands that work on this machine.
@@ -195,6 +210,10 @@ fn main() -> ExitCode {
         Command::Models(args) => without_sandboxes(models::models(args)),
         Command::Webhooks(args) => without_sandboxes(webhooks::webhooks(args)),
         Command::Login(args) => without_sandboxes(login::login(args)),
+        Command::Logout(args) => login::logout(args).map(|()| ExitCode::SUCCESS),
+        Command::Profile(args) => without_sandboxes(profile::profile(args)),
+        Command::Integrations(args) => without_sandboxes(services::integrations(args)),
+        Command::Tools(args) => without_sandboxes(services::tools(args)),
         Command::User(args) => without_sandboxes(user::user(args)),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),
@@ -205,6 +224,7 @@ fn main() -> ExitCode {
         Command::Db(args) => without_sandboxes(db::db(args)),
         Command::Secrets(args) => secrets::secrets(args),
         Command::Completion(args) => completion::completion(&args),
+        Command::Man(args) => man::man(&args),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("codegen: {}", in_words(&error));

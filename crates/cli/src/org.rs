@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, io::BufWriter, os::unix::fs::OpenOptionsExt as _, pat
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{client::Client, out::say};
+use crate::{client::Client, logins::Logins, out::say};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -35,8 +35,13 @@ impl Role {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List your organizations
+    /// List your organizations; a star marks the one that commands work in
     List,
+    /// Work in another of your organizations from now on; `CODEGEN_ORG_ID` does so for one command
+    Use {
+        /// Its number or its name
+        org: String,
+    },
     /// Make an organization; you are its admin
     Create {
         /// Its name
@@ -176,7 +181,25 @@ pub async fn org(args: Args) -> Result<()> {
     let client = Client::from_login()?;
     let json = args.json;
     match args.command {
-        Command::List => show(&client.items("/v1/organizations").await?.into(), json, named),
+        Command::List => {
+            let line = |org: &Value| format!("{} {}", if org["id"] == client.org_id() { '*' } else { ' ' }, named(org));
+            show(&client.items("/v1/organizations").await?.into(), json, line);
+        }
+        Command::Use { org } => {
+            let orgs = client.items("/v1/organizations").await?;
+            let found = orgs
+                .iter()
+                .find(|one| one["id"].as_i64().is_some_and(|id| org == id.to_string()) || one["name"] == org.as_str());
+            let found =
+                found.with_context(|| format!("you are in no organization {org:?}; `codegen org list` lists them"))?;
+            let mut logins = Logins::load()?;
+            let profile = logins.in_use();
+            let login = logins.profiles.get_mut(&profile);
+            let login = login.context("there is no log-in to change: this one comes from the environment")?;
+            login.org_id = found["id"].as_i64().context("the server's organization has no id")?;
+            logins.save()?;
+            show(found, json, named);
+        }
         Command::Create { name } => {
             show(&client.post("/v1/organizations", &json!({"name": name})).await?, json, named);
         }

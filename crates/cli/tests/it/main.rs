@@ -1,6 +1,7 @@
 //! The binary as a user meets it: real processes, real repositories, a scripted model.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod accounts;
 mod cluster;
 mod db;
 mod fixture;
