@@ -16,6 +16,27 @@ pub enum SessionStatus {
     Ended(Reason),
 }
 
+/// What a session's machine told of it.
+#[derive(Debug, Clone, Default)]
+pub struct SessionNews {
+    /// Entries of the run's log.
+    pub entries: Vec<NewLog>,
+    /// What a person asked: replaces the run's prompt while that is only the session's name.
+    pub asked: Option<String>,
+    /// The agent's newest words: the run's summary, and the result that its end shows.
+    pub said: Option<String>,
+    /// Answers of the model, more.
+    pub steps: i64,
+    /// Tokens read, more.
+    pub tokens_in: i64,
+    /// Tokens written, more.
+    pub tokens_out: i64,
+    /// US dollars, more.
+    pub cost: f64,
+    /// From which line of the transcript on, from 0, and how many; `None` where lines come without a number.
+    pub lines: Option<(i64, i64)>,
+}
+
 /// How a session ends whose machine is not heard of any more; no machine says this word itself.
 const STALE: Reason = Reason::Timeout;
 
@@ -68,32 +89,39 @@ impl Store {
         .await
     }
 
-    /// Appends what a session's machine told of it. `asked` replaces the run's prompt while that is only the session's
-    /// name; `said`, its agent's newest words, become the run's summary and the result that its end shows.
+    /// Appends what a session's machine told of it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such session in this organization.
+    /// [`Error::NotFound`] where there is no such session in this organization; [`Error::Conflict`] where
+    /// [`SessionNews::lines`] do not follow those that are known.
     pub async fn append_claude_session(
         &self,
         org_id: i64,
         session_id: &str,
-        entries: Vec<NewLog>,
-        asked: Option<String>,
-        said: Option<String>,
+        news: SessionNews,
         now: i64,
     ) -> Result<()> {
         let session_id = session_id.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
                 let run_id = heard_of(tx, org_id, &session_id, now).await?;
+                if let Some((from, count)) = news.lines {
+                    let counted = sqlx::query(
+                        "UPDATE claude_sessions SET lines = lines + $4 WHERE org_id = $1 AND session_id = $2 AND lines = $3",
+                    );
+                    let counted = counted.bind(org_id).bind(&session_id).bind(from).bind(count);
+                    if counted.execute(&mut tx.conn).await?.rows_affected() == 0 {
+                        return Err(Error::Conflict("Other lines of this session came at the same time.".to_owned()));
+                    }
+                }
                 let run = full_run(tx, run_id).await?;
                 if run.phase == Phase::Done && run.reason == Some(STALE) {
                     take_up(tx, run_id, now).await?;
                 }
-                for entry in &entries {
+                for entry in &news.entries {
                     log::append(tx, run_id, &entry.kind, &entry.body, entry.contract, now).await?;
                 }
-                if let Some(asked) = asked {
+                if let Some(asked) = news.asked {
                     sqlx::query("UPDATE run_inputs SET prompt = $2 WHERE run_id = $1 AND prompt = $3")
                         .bind(run_id)
                         .bind(asked)
@@ -101,16 +129,19 @@ impl Store {
                         .execute(&mut tx.conn)
                         .await?;
                 }
-                if let Some(said) = said {
-                    sqlx::query(
-                        "UPDATE runs SET summary = $2, steps = steps + 1,
-                             result = CASE WHEN phase = 'done' THEN $2 ELSE result END WHERE id = $1",
-                    )
-                    .bind(run_id)
-                    .bind(said)
-                    .execute(&mut tx.conn)
-                    .await?;
-                }
+                sqlx::query(
+                    "UPDATE runs SET summary = COALESCE($2, summary), steps = steps + $3,
+                         tokens_in = tokens_in + $4, tokens_out = tokens_out + $5, cost = cost + $6,
+                         result = CASE WHEN phase = 'done' THEN COALESCE($2, result) ELSE result END WHERE id = $1",
+                )
+                .bind(run_id)
+                .bind(news.said)
+                .bind(news.steps)
+                .bind(news.tokens_in)
+                .bind(news.tokens_out)
+                .bind(news.cost)
+                .execute(&mut tx.conn)
+                .await?;
                 tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
                 Ok(())
             })
@@ -147,18 +178,18 @@ impl Store {
         .await
     }
 
-    /// The id of a session's run.
+    /// The id of a session's run, and how many lines of its transcript are known by their number.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such session in this organization.
-    pub async fn claude_session_run(&self, org_id: i64, session_id: &str) -> Result<i64> {
-        let run_id: Option<i64> =
-            sqlx::query_scalar("SELECT run_id FROM claude_sessions WHERE org_id = $1 AND session_id = $2")
+    pub async fn claude_session_run(&self, org_id: i64, session_id: &str) -> Result<(i64, i64)> {
+        let found: Option<(i64, i64)> =
+            sqlx::query_as("SELECT run_id, lines FROM claude_sessions WHERE org_id = $1 AND session_id = $2")
                 .bind(org_id)
                 .bind(session_id)
                 .fetch_optional(&self.quick)
                 .await?;
-        run_id.ok_or(Error::NotFound)
+        found.ok_or(Error::NotFound)
     }
 }
 

@@ -411,22 +411,28 @@ impl<'a> Fields<'a> {
     pub fn optional_object(&mut self, key: &str) -> Option<Option<String>> {
         match self.raw(key).map(|raw| raw.get().to_owned()) {
             None => Some(None),
-            Some(text) if text.starts_with('{') => {
-                let readable = serde_json::from_str(&text).is_ok_and(|value| depth(&value) <= DEEPEST);
-                if !readable {
-                    let msg = format!(
-                        "Value error, it has over {DEEPEST} levels, a number that is too large or a broken \\u escape"
-                    );
-                    self.fail(&["body", key], "value_error", msg);
+            Some(text) => match object(&text) {
+                Ok(_) => Some(Some(text)),
+                Err((r#type, msg)) => {
+                    self.fail(&["body", key], r#type, msg);
+                    None
                 }
-                readable.then_some(Some(text))
-            }
-            Some(_) => {
-                self.fail(&["body", key], "dict_type", "Input should be a valid dictionary");
-                None
-            }
+            },
         }
     }
+}
+
+/// An object of a body that can be kept, or what is wrong with it.
+pub(super) fn object(text: &str) -> Result<serde_json::Value, (&'static str, String)> {
+    if !text.starts_with('{') {
+        return Err(("dict_type", "Input should be a valid dictionary".to_owned()));
+    }
+    serde_json::from_str(text).ok().filter(|value| depth(value) <= DEEPEST).ok_or_else(|| {
+        (
+            "value_error",
+            format!("Value error, it has over {DEEPEST} levels, a number that is too large or a broken \\u escape"),
+        )
+    })
 }
 
 /// Levels of lists and objects; a parsed value has few enough for the stack.

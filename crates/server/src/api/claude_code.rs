@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use codegen_store::{Reason, Run, SessionStatus};
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +21,8 @@ use crate::App;
 /// Characters of a session's name, which is a UUID.
 const LONGEST_NAME: usize = 64;
 const STATUSES: [&str; 4] = ["ACTIVE", "COMPLETE", "ERROR", "CANCELLED"];
+/// Lines that come at once.
+const MOST_LINES: i64 = 500;
 /// Entries before a result in which its call is looked for.
 const BACK: i64 = 200;
 
@@ -173,19 +175,109 @@ pub async fn add_log(
 ) -> Result<Json<ClaudeSessionLogResponse>, ApiError> {
     let AppendLine(session_id, line) = asked.input;
     let org_id = asked.by.org_id;
-    let run_id = app.store.claude_session_run(org_id, &session_id).await.map_err(no_session)?;
-    let line: Value = serde_json::from_str(&line).map_err(|error| ApiError::internal(&error))?;
-    let calls = if transcript::has_results(&line) {
+    let (run_id, _) = app.store.claude_session_run(org_id, &session_id).await.map_err(no_session)?;
+    let line = serde_json::from_str(&line).map_err(|error| ApiError::internal(&error))?;
+    let entries = keep(&app, org_id, &session_id, run_id, vec![line], None).await?;
+    Ok(Json(ClaudeSessionLogResponse { agent_run_id: run_id, entries }))
+}
+
+/// Keeps lines of a session's transcript; says how many entries the run's log gained.
+async fn keep(
+    app: &App,
+    org_id: i64,
+    session_id: &str,
+    run_id: i64,
+    lines: Vec<Value>,
+    numbers: Option<(i64, i64)>,
+) -> Result<usize, ApiError> {
+    let replies = if lines.iter().any(transcript::needs_replies) {
         let rows = app.store.log_before(org_id, run_id, None, BACK).await?;
-        rows.iter().filter(|row| row.kind == "reply").filter_map(|row| serde_json::from_str(&row.body).ok()).collect()
+        rows.iter()
+            .rev()
+            .filter(|row| row.kind == "reply")
+            .filter_map(|row| serde_json::from_str(&row.body).ok())
+            .collect()
     } else {
         Vec::new()
     };
-    let Told { entries, outputs, asked, said } = transcript::read(line, &calls);
+    let Told { mut news, outputs } = transcript::read(lines, replies);
     for (name, bytes) in outputs {
         app.store.put_blob(org_id, run_id, &name, &bytes).await?;
     }
-    let gained = entries.len();
-    app.store.append_claude_session(org_id, &session_id, entries, asked, said, app.now()).await.map_err(no_session)?;
-    Ok(Json(ClaudeSessionLogResponse { agent_run_id: run_id, entries: gained }))
+    news.lines = numbers;
+    let gained = news.entries.len();
+    app.store.append_claude_session(org_id, session_id, news, app.now()).await.map_err(no_session)?;
+    Ok(gained)
+}
+
+/// Lines of a session's transcript, by their number.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation")]
+pub struct ClaudeSessionLinesInput {
+    /// Number of the first of them in the transcript, from 0.
+    #[schema(minimum = 0)]
+    from: i64,
+    /// As Claude Code wrote them.
+    #[schema(min_items = 1, max_items = 500)]
+    lines: Vec<serde_json::Map<String, Value>>,
+}
+
+/// Lines of which session's transcript.
+pub struct AppendLines(String, i64, Vec<Value>);
+
+impl Input for AppendLines {
+    const BODY: usize = USUAL;
+    const LIMIT: Limit = Limit::SessionLog;
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let session_id = fields.path_word("session_id", LONGEST_NAME);
+        let from = fields.int("from").and_then(|from| {
+            if from < 0 {
+                let msg = "Input should be greater than or equal to 0";
+                fields.fail(&["body", "from"], "greater_than_equal", msg);
+            }
+            (from >= 0).then_some(from)
+        });
+        let lines = fields.objects("lines", usize::try_from(MOST_LINES).unwrap_or(usize::MAX));
+        Some(Self(session_id?, from?, lines?))
+    }
+}
+
+/// How far a session's transcript is known.
+#[derive(Serialize, ToSchema)]
+pub struct ClaudeSessionLinesResponse {
+    agent_run_id: i64,
+    /// Lines that are known: the next one's number.
+    lines: i64,
+    /// Entries that the run's log gained.
+    entries: usize,
+}
+
+/// Tells lines of a session's transcript by their number: however often a line is told, it is kept once. Lines that are known
+/// already are left out; ones that would leave a gap are refused.
+#[utoipa::path(post, path = "/v1/organizations/{org_id}/claude_code/session/{session_id}/lines", tag = "claude-code",
+    operation_id = "add_claude_session_lines",
+    params(("org_id" = i64, Path), ("session_id" = String, Path)), request_body = ClaudeSessionLinesInput,
+    responses((status = 200, description = "Successful Response", body = ClaudeSessionLinesResponse),
+        (status = 404, description = "Not Found", body = Refusal),
+        (status = 409, description = "Lines before these are missing", body = Refusal), Refusals))]
+pub async fn add_lines(
+    State(app): State<Arc<App>>,
+    asked: Asked<InOrg, AppendLines>,
+) -> Result<Json<ClaudeSessionLinesResponse>, ApiError> {
+    let AppendLines(session_id, from, lines) = asked.input;
+    let org_id = asked.by.org_id;
+    let (run_id, known) = app.store.claude_session_run(org_id, &session_id).await.map_err(no_session)?;
+    if from > known {
+        let sentence = format!("Lines before these are missing: {known} are known.");
+        return Err(ApiError::Refused(StatusCode::CONFLICT, sentence));
+    }
+    let skipped = usize::try_from(known - from).unwrap_or(usize::MAX);
+    let new: Vec<Value> = lines.into_iter().skip(skipped).collect();
+    let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
+    let entries = match count {
+        0 => 0,
+        _ => keep(&app, org_id, &session_id, run_id, new, Some((known, count))).await?,
+    };
+    Ok(Json(ClaudeSessionLinesResponse { agent_run_id: run_id, lines: known + count, entries }))
 }

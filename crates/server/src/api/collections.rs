@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    body::{Fields, NUL},
+    body::{Fields, NUL, object},
     error::{Loc, ValidationError},
 };
 
@@ -131,6 +131,34 @@ impl Fields<'_> {
             }
         }
         (all.len() == entries).then_some(Some(all))
+    }
+
+    /// Objects of the body, one at least.
+    pub fn objects(&mut self, key: &str, most: usize) -> Option<Vec<Value>> {
+        if !self.required(key) {
+            return None;
+        }
+        let items: Option<Vec<Box<RawValue>>> = self.raw(key).and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let Some(items) = items else {
+            self.fail(&["body", key], "list_type", "Input should be a valid list");
+            return None;
+        };
+        if items.is_empty() {
+            self.fail(&["body", key], "too_short", "List should have at least 1 item after validation, not 0");
+        }
+        if items.len() > most {
+            let msg = format!("List should have at most {most} items after validation, not {}", items.len());
+            self.fail(&["body", key], "too_long", msg);
+            return None;
+        }
+        let mut all = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match object(item.get()) {
+                Ok(value) => all.push(value),
+                Err((r#type, msg)) => self.fail_item(key, index, r#type, msg),
+            }
+        }
+        (!all.is_empty() && all.len() == items.len()).then_some(all)
     }
 
     /// An object of the body that must be there.

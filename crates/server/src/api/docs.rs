@@ -51,6 +51,7 @@ use super::{
         integrations::list, integrations::mcp_providers, integrations::oauth_status, integrations::oauth_revoke,
         oauth::connect, oauth::callback,
         integrations::slack_connect, claude_code::create, claude_code::set_status, claude_code::add_log,
+        claude_code::add_lines,
         tools::list, tools::execute, health::healthz, health::readyz, health::metrics,
     )
 )]

@@ -152,6 +152,7 @@ fn routes() -> Routes {
         .route("/claude_code/session", post(claude_code::create))
         .route("/claude_code/session/{session_id}/status", post(claude_code::set_status))
         .route("/claude_code/session/{session_id}/log", post(claude_code::add_log))
+        .route("/claude_code/session/{session_id}/lines", post(claude_code::add_lines))
         .route("/tools", get(tools::list))
         .route("/tools/execute", post(tools::execute));
     Routes::new()

@@ -1,7 +1,8 @@
 //! Reads a line of Claude Code's transcript as entries of a run's log. What a line says is a stranger's: nothing in it is
 //! relied upon, and what is not understood is kept as it is.
 
-use codegen_store::NewLog;
+use codegen_agent::{Usage, models::prices::price};
+use codegen_store::{NewLog, SessionNews};
 use serde_json::{Map, Value, json};
 
 /// Characters of a text that are kept.
@@ -11,55 +12,67 @@ const SHOWN: usize = 30_000;
 /// Characters of a text that stands for a run.
 const LINE: usize = 2_000;
 
-/// What a line told.
+/// What lines told.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// Entries, in order.
-    pub entries: Vec<NewLog>,
+    /// For the store.
+    pub news: SessionNews,
     /// Long outputs, by name, to be kept before their entries.
     pub outputs: Vec<(String, Vec<u8>)>,
-    /// What a person asked.
-    pub asked: Option<String>,
-    /// What the agent said.
-    pub said: Option<String>,
 }
 
-/// Whether a line has results of calls, whose calls then are needed to read it.
-pub fn has_results(line: &Value) -> bool {
-    blocks(line).iter().any(|block| block["type"] == "tool_result")
+/// Whether a line is read by what came before it: results by their calls, and parts of an answer by its other parts.
+pub fn needs_replies(line: &Value) -> bool {
+    line["type"] == "assistant" || blocks(line).iter().any(|block| block["type"] == "tool_result")
 }
 
-/// Reads a line. `replies` are bodies of earlier `reply` entries, newest first.
-pub fn read(line: Value, replies: &[Value]) -> Told {
+/// Reads lines. `replies` are bodies of earlier `reply` entries, newest first.
+pub fn read(lines: Vec<Value>, mut replies: Vec<Value>) -> Told {
     let mut told = Told::default();
-    match (line["type"].as_str(), line["isMeta"] == true) {
-        (Some("user"), false) => told.user(&line, replies),
-        (Some("assistant"), _) => told.assistant(&line),
-        (Some("summary"), _) if line["summary"].is_string() => {
-            let text = format!("Summary so far: {}", cut(line["summary"].as_str().unwrap_or_default(), LONGEST));
-            told.add("notice", false, json!({ "text": text }));
+    for line in lines {
+        let before = told.news.entries.len();
+        told.line(line, &replies);
+        let new = told.news.entries.iter().skip(before).filter(|entry| entry.kind == "reply");
+        for reply in new.filter_map(|entry| serde_json::from_str(&entry.body).ok()) {
+            replies.insert(0, reply);
         }
-        (Some("system"), _) if line["content"].is_string() => {
-            told.add("notice", false, json!({ "text": cut(line["content"].as_str().unwrap_or_default(), LONGEST) }));
-        }
-        _ => {}
-    }
-    if told.entries.is_empty() {
-        told.add("claude_code", true, json!({ "line": line }));
     }
     told
 }
 
 impl Told {
+    fn line(&mut self, line: Value, replies: &[Value]) {
+        let before = self.news.entries.len();
+        match (line["type"].as_str(), line["isMeta"] == true) {
+            (Some("user"), false) => self.user(&line, replies),
+            (Some("assistant"), _) => self.assistant(&line, replies),
+            (Some("summary"), _) if line["summary"].is_string() => {
+                let text = format!("Summary so far: {}", cut(line["summary"].as_str().unwrap_or_default(), LONGEST));
+                self.add("notice", false, json!({ "text": text }));
+            }
+            (Some("system"), _) if line["content"].is_string() => {
+                self.add(
+                    "notice",
+                    false,
+                    json!({ "text": cut(line["content"].as_str().unwrap_or_default(), LONGEST) }),
+                );
+            }
+            _ => {}
+        }
+        if self.news.entries.len() == before {
+            self.add("claude_code", true, json!({ "line": line }));
+        }
+    }
+
     fn add(&mut self, kind: &str, contract: bool, mut body: Value) {
         body["kind"] = kind.into();
-        self.entries.push(NewLog { kind: kind.to_owned(), body: body.to_string(), contract });
+        self.news.entries.push(NewLog { kind: kind.to_owned(), body: body.to_string(), contract });
     }
 
     fn user(&mut self, line: &Value, replies: &[Value]) {
         let text = words(&line["message"]["content"]);
         if !text.trim().is_empty() {
-            self.asked = Some(plain(&text));
+            self.news.asked.get_or_insert_with(|| plain(&text));
             self.add("user_message", true, json!({ "text": cut(&text, LONGEST) }));
         }
         for block in blocks(line).iter().filter(|block| block["type"] == "tool_result") {
@@ -84,7 +97,7 @@ impl Told {
         }
     }
 
-    fn assistant(&mut self, line: &Value) {
+    fn assistant(&mut self, line: &Value, replies: &[Value]) {
         let text = words(&line["message"]["content"]);
         let mut calls = Vec::new();
         for block in blocks(line).iter().filter(|block| block["type"] == "tool_use") {
@@ -94,21 +107,34 @@ impl Told {
         if text.trim().is_empty() && calls.is_empty() && thought.trim().is_empty() {
             return;
         }
-        let count = |key: &str| line["message"]["usage"][key].as_u64().unwrap_or_default();
-        let usage = json!({
-            "input": count("input_tokens"), "output": count("output_tokens"),
-            "cache_read": count("cache_read_input_tokens"), "cache_write": count("cache_creation_input_tokens"),
-        });
+        // Each part of an answer is a line of its own, and each has the usage of all.
+        let id = &line["message"]["id"];
+        let is_counted = id.is_string() && replies.first().is_some_and(|reply| reply["message_id"] == *id);
+        let count = |key: &str| if is_counted { 0 } else { line["message"]["usage"][key].as_u64().unwrap_or_default() };
+        let usage = Usage {
+            input: count("input_tokens"),
+            output: count("output_tokens"),
+            cache_read: count("cache_read_input_tokens"),
+            cache_write: count("cache_creation_input_tokens"),
+        };
+        let model = line["message"]["model"].as_str().unwrap_or_default();
+        let cost = price(&format!("anthropic/{model}")).cost(usage);
+        let read = usage.input.saturating_add(usage.cache_read).saturating_add(usage.cache_write);
+        self.news.tokens_in = self.news.tokens_in.saturating_add(i64::try_from(read).unwrap_or(i64::MAX));
+        self.news.tokens_out = self.news.tokens_out.saturating_add(i64::try_from(usage.output).unwrap_or(i64::MAX));
+        self.news.cost += cost;
+        self.news.steps += i64::from(!is_counted);
         let shown = if text.trim().is_empty() { &thought } else { &text };
         let body = json!({
-            "text": cut(shown, LONGEST), "calls": calls, "usage": usage, "cost": 0.0, "model": line["message"]["model"],
+            "text": cut(shown, LONGEST), "calls": calls, "usage": usage, "cost": cost, "model": line["message"]["model"],
+            "message_id": id,
         });
         self.add("reply", !shown.trim().is_empty(), body);
         for call in &calls {
             self.add("call_started", false, json!({ "call_id": call["id"] }));
         }
         if !text.trim().is_empty() {
-            self.said = Some(plain(&text));
+            self.news.said = Some(plain(&text));
         }
     }
 }
@@ -153,7 +179,7 @@ mod tests {
     use super::*;
 
     fn bodies(told: &Told) -> Vec<Value> {
-        told.entries.iter().map(|entry| serde_json::from_str(&entry.body).unwrap()).collect()
+        told.news.entries.iter().map(|entry| serde_json::from_str(&entry.body).unwrap()).collect()
     }
 
     #[test]
@@ -162,22 +188,22 @@ mod tests {
             { "type": "text", "text": "I look." },
             { "type": "tool_use", "id": "t1", "name": "Bash", "input": { "command": "ls" } },
         ] } });
-        let told = read(asked, &[]);
-        assert_eq!(told.said.as_deref(), Some("I look."));
+        let told = read(vec![asked], Vec::new());
+        assert_eq!(told.news.said.as_deref(), Some("I look."));
         let reply = bodies(&told);
         assert_eq!((&reply[0]["text"], &reply[0]["usage"]["input"]), (&json!("I look."), &json!(5)));
         assert_eq!(reply[1], json!({ "call_id": "t1", "kind": "call_started" }));
         let answered = json!({ "type": "user", "message": { "content": [
             { "type": "tool_result", "tool_use_id": "t1", "content": [{ "type": "text", "text": "a\nb" }] },
         ] } });
-        assert!(has_results(&answered));
-        let told = read(answered, &reply[..1]);
+        assert!(needs_replies(&answered));
+        let told = read(vec![answered], reply[..1].to_vec());
         let result = &bodies(&told)[0];
         assert_eq!(
             (&result["name"], &result["input"], &result["output"]),
             (&json!("Bash"), &json!({ "command": "ls" }), &json!("a\nb"))
         );
-        assert_eq!(told.asked, None, "a result is nobody's question");
+        assert_eq!(told.news.asked, None, "a result is nobody's question");
     }
 
     #[test]
@@ -186,7 +212,7 @@ mod tests {
         let line = json!({ "type": "user", "message": { "content": [
             { "type": "tool_result", "tool_use_id": "t", "content": long, "is_error": true },
         ] } });
-        let told = read(line, &[]);
+        let told = read(vec![line], Vec::new());
         let body = &bodies(&told)[0];
         assert_eq!(told.outputs[0].1, long.into_bytes());
         assert_eq!(body["full_output_blob"], json!(told.outputs[0].0));
@@ -203,7 +229,25 @@ mod tests {
             json!({ "type": "file-history-snapshot", "x": [1] }),
             json!({ "type": 5 }),
         ] {
-            assert_eq!(bodies(&read(line.clone(), &[]))[0]["line"], line);
+            assert_eq!(bodies(&read(vec![line.clone()], Vec::new()))[0]["line"], line);
         }
+    }
+
+    #[test]
+    fn an_answer_in_several_lines_is_counted_once() {
+        let part = |id: &str, block: Value| {
+            let usage = json!({ "input_tokens": 1_000_000, "output_tokens": 7, "cache_read_input_tokens": 1 });
+            let message = json!({ "id": id, "model": "claude-sonnet-4-5", "usage": usage, "content": [block] });
+            json!({ "type": "assistant", "message": message })
+        };
+        let thought = part("m1", json!({ "type": "thinking", "thinking": "Hm." }));
+        let text = part("m1", json!({ "type": "text", "text": "I look." }));
+        let next = part("m2", json!({ "type": "text", "text": "Done." }));
+        let told = read(vec![thought.clone(), text.clone(), next], Vec::new());
+        assert_eq!((told.news.steps, told.news.tokens_in, told.news.tokens_out), (2, 2_000_002, 14));
+        assert!(told.news.cost > 1.0, "{}", told.news.cost);
+        let first = read(vec![thought], Vec::new());
+        let second = read(vec![text], bodies(&first));
+        assert_eq!((second.news.steps, second.news.tokens_in), (0, 0), "also where they come apart");
     }
 }

@@ -381,3 +381,34 @@ async fn metadata_comes_back_byte_for_byte_wherever_a_run_is_shown() {
         assert!(shown.contains(raw), "{path}: {shown}");
     }
 }
+
+#[tokio::test]
+async fn lines_of_a_claude_session_are_kept_once_however_often_they_are_told() {
+    let app = TestApp::new().await;
+    let (_, begun) = app.post(&format!("{O}/claude_code/session"), &json!({ "session_id": "s" })).await;
+    let door = format!("{O}/claude_code/session/s/lines");
+    let line = |n: i64| json!({"type": "user", "message": {"role": "user", "content": format!("word {n}")}});
+    let tell = async |from: i64, lines: &[Value]| app.post(&door, &json!({ "from": from, "lines": lines })).await;
+    for (from, lines, known) in [(0, 0..2, 2), (0, 0..2, 2), (1, 1..3, 3), (3, 3..4, 4)] {
+        let lines: Vec<Value> = lines.map(line).collect();
+        let (status, told) = tell(from, &lines).await;
+        assert_eq!((status, &told["lines"], &told["agent_run_id"]), (200, &json!(known), &begun["agent_run_id"]));
+    }
+    let (status, gap) = tell(5, &[line(5)]).await;
+    assert_eq!(status, 409, "{gap}");
+    assert!(gap["message"].as_str().unwrap().contains("4 are known"), "{gap}");
+    let (_, logs) = app.get(&format!("{O}/agent/run/{}/logs", begun["agent_run_id"])).await;
+    let words: Vec<&str> =
+        logs["logs"].as_array().unwrap().iter().map(|log| log["observation"].as_str().unwrap_or_default()).collect();
+    assert_eq!(logs["total_logs"], json!(4), "{words:?}");
+    let failed = async |body: Value| failures(&app.post(&door, &body).await.1);
+    assert_eq!(failed(json!({})).await, [failure("body.from", "missing"), failure("body.lines", "missing")]);
+    assert_eq!(
+        failed(json!({"from": -1, "lines": []})).await,
+        [failure("body.from", "greater_than_equal"), failure("body.lines", "too_short")]
+    );
+    assert_eq!(failed(json!({"from": 0, "lines": [{}, 5]})).await, [failure("body.lines.1", "dict_type")]);
+    let many = vec![json!({}); 501];
+    assert_eq!(failed(json!({"from": 0, "lines": many})).await, [failure("body.lines", "too_long")]);
+    assert_eq!(tell(4, &vec![json!({}); 500]).await.0, 200);
+}

@@ -90,6 +90,7 @@ impl Samples {
             Some("integer") if name.ends_with("_id") => json!(id(name)),
             Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
             Some("boolean") => json!(false),
+            Some("array") if schema["minItems"] == 1 => json!([self.value(name, &schema["items"], id)]),
             Some("array") => json!([]),
             Some("object") | None => {
                 let fields = schema["properties"].as_object().into_iter().flatten();

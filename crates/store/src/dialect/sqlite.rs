@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (26, "model keys", include_str!("../../migrations/sqlite/0026_model_keys.sql")),
     (27, "webhook tries", include_str!("../../migrations/sqlite/0027_webhook_tries.sql")),
     (28, "stale sessions", include_str!("../../migrations/sqlite/0028_stale_sessions.sql")),
+    (33, "session lines", include_str!("../../migrations/sqlite/0033_session_lines.sql")),
 ];
 
 /// Why a whole group was not kept.

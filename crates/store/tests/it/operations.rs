@@ -2,7 +2,7 @@
 
 use codegen_store::{
     CheckSuiteChange, CheckSuiteSettings, Error, NewLog, NewPullRequest, NewRepo, NewRun, Phase, Place, PullRequest,
-    Reason, Repo, Run, Sealed, SessionStatus,
+    Reason, Repo, Run, Sealed, SessionNews, SessionStatus,
 };
 
 use crate::Fixture;
@@ -109,15 +109,48 @@ async fn a_session_elsewhere_is_one_run_that_no_worker_takes_and_nobody_steers()
     }
 }
 
+fn news(texts: &[&str]) -> SessionNews {
+    let entry =
+        |text: &&str| NewLog { kind: "reply".to_owned(), body: format!("{{\"t\":\"{text}\"}}"), contract: true };
+    SessionNews { entries: texts.iter().map(entry).collect(), ..SessionNews::default() }
+}
+
+#[tokio::test]
+async fn lines_of_a_session_follow_those_that_are_known() {
+    let fixture = Fixture::new().await;
+    let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
+    let id = store.claude_session(org, me, "s", 10).await.unwrap().id;
+    assert_eq!(store.claude_session_run(org, "s").await.unwrap(), (id, 0));
+    let numbered = |from, texts: &[&str]| SessionNews { lines: Some((from, texts.len() as i64)), ..news(texts) };
+    store.append_claude_session(org, "s", numbered(0, &["a", "b"]), 11).await.unwrap();
+    for from in [0, 1, 3] {
+        let refused = store.append_claude_session(org, "s", numbered(from, &["x"]), 12).await;
+        assert!(matches!(refused, Err(Error::Conflict(_))), "{from}: {refused:?}");
+    }
+    store.append_claude_session(org, "s", numbered(2, &["c"]), 13).await.unwrap();
+    assert_eq!(store.claude_session_run(org, "s").await.unwrap(), (id, 3));
+    assert_eq!(store.contract_logs(org, id, (0, i64::MAX), 0, 100, false).await.unwrap().1, 3);
+}
+
 #[tokio::test]
 async fn a_session_s_statuses_come_in_any_order_and_its_words_become_prompt_and_result() {
     let fixture = Fixture::new().await;
     let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
     let id = store.claude_session(org, me, "s", 10).await.unwrap().id;
-    let entry = |text: &str| NewLog { kind: "reply".to_owned(), body: format!("{{\"t\":\"{text}\"}}"), contract: true };
     let asked = |text: &str| Some(text.to_owned());
-    store.append_claude_session(org, "s", vec![entry("a"), entry("b")], asked("Mend it"), None, 11).await.unwrap();
-    store.append_claude_session(org, "s", vec![entry("c")], asked("Later"), asked("Mended."), 12).await.unwrap();
+    store
+        .append_claude_session(org, "s", SessionNews { asked: asked("Mend it"), ..news(&["a", "b"]) }, 11)
+        .await
+        .unwrap();
+    store
+        .append_claude_session(
+            org,
+            "s",
+            SessionNews { asked: asked("Later"), said: asked("Mended."), ..news(&["c"]) },
+            12,
+        )
+        .await
+        .unwrap();
     let set = async |status| store.set_claude_session_status(org, "s", status, 13).await.unwrap();
     let done = set(SessionStatus::Ended(Reason::Complete)).await;
     assert_eq!((done.status(), done.prompt.as_str(), done.result.as_deref()), ("COMPLETE", "Mend it", Some("Mended.")));
@@ -125,7 +158,7 @@ async fn a_session_s_statuses_come_in_any_order_and_its_words_become_prompt_and_
     assert_eq!(set(SessionStatus::Ended(Reason::Complete)).await.log_seq, seq, "said twice, told once");
     assert_eq!(set(SessionStatus::Ended(Reason::Error)).await.status(), "ERROR");
     assert_eq!(set(SessionStatus::Active).await.status(), "ACTIVE");
-    store.append_claude_session(org, "s", vec![entry("d")], None, None, 14).await.unwrap();
+    store.append_claude_session(org, "s", news(&["d"]), 14).await.unwrap();
     let (logs, total) = store.contract_logs(org, id, (0, i64::MAX), 0, 100, false).await.unwrap();
     let bodies: Vec<&str> = logs.iter().map(|log| &log.body[6..7]).collect();
     assert_eq!((bodies, total), (vec!["a", "b", "c", "d"], 4));
@@ -142,16 +175,16 @@ async fn a_session_that_is_not_heard_of_ends_and_a_further_word_takes_it_up_agai
     let (store, org, me) = (&fixture.store, fixture.org.id, fixture.user.id);
     let id = store.claude_session(org, me, "gone", 10).await.unwrap().id;
     let live = store.claude_session(org, me, "live", 10).await.unwrap().id;
-    let word = || vec![NewLog { kind: "reply".to_owned(), body: "{}".to_owned(), contract: true }];
-    store.append_claude_session(org, "live", word(), None, None, 50).await.unwrap();
+    let word = || news(&["a"]);
+    store.append_claude_session(org, "live", word(), 50).await.unwrap();
     assert_eq!(store.end_stale_claude_sessions(40, 60).await.unwrap(), 1);
     assert_eq!(store.end_stale_claude_sessions(40, 60).await.unwrap(), 0);
     let status = async |id| store.run(org, id).await.unwrap().status();
     assert_eq!((status(id).await, status(live).await), ("TIMEOUT", "ACTIVE"));
-    store.append_claude_session(org, "gone", word(), None, None, 70).await.unwrap();
+    store.append_claude_session(org, "gone", word(), 70).await.unwrap();
     assert_eq!(status(id).await, "ACTIVE");
     store.set_claude_session_status(org, "gone", SessionStatus::Ended(Reason::Complete), 71).await.unwrap();
-    store.append_claude_session(org, "gone", word(), None, None, 72).await.unwrap();
+    store.append_claude_session(org, "gone", word(), 72).await.unwrap();
     assert_eq!(status(id).await, "COMPLETE", "what its machine ended stays so");
 }
 
