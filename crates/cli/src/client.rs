@@ -8,7 +8,7 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::logins::Logins;
+use crate::logins::{Login, Logins};
 
 /// Between two tries to follow a run.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -65,8 +65,18 @@ impl Client {
         let logins = Logins::load()?;
         let saved = logins.login()?;
         let from_env = |key: &str| std::env::var(key).ok().filter(|v| !v.is_empty());
-        let url = from_env("CODEGEN_API_BASE_URL").or(saved.map(|l| l.url.clone()));
-        let token = from_env("CODEGEN_API_TOKEN").or(saved.map(|l| l.token.clone()));
+        let (named, token) = (from_env("CODEGEN_API_BASE_URL"), from_env("CODEGEN_API_TOKEN"));
+        // A token is shown to the server that it is of, and to no other.
+        let is_elsewhere = |login: &&Login| named.as_deref().is_some_and(|url| url.trim_end_matches('/') != login.url);
+        if let (None, Some(login), Some(url)) = (&token, saved.filter(is_elsewhere), &named) {
+            bail!(
+                "CODEGEN_API_BASE_URL names {url}, and the log-in in use is of {}: set CODEGEN_API_TOKEN too, or run \
+                 `codegen login --profile NAME --url {url}`",
+                login.url
+            );
+        }
+        let url = named.or(saved.map(|l| l.url.clone()));
+        let token = token.or(saved.map(|l| l.token.clone()));
         let (Some(url), Some(token)) = (url, token) else {
             bail!("not logged in: run `codegen login --token TOKEN --url URL` (`codegen serve` prints both)");
         };
@@ -75,6 +85,11 @@ impl Client {
             None => saved.map_or(1, |l| l.org_id),
         };
         Self::new(&url, &token, org_id)
+    }
+
+    /// The same in another organization.
+    pub fn in_org(&self, org_id: i64) -> Self {
+        Self { org_id, ..self.clone() }
     }
 
     /// The server, without a trailing slash.

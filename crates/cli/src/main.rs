@@ -6,6 +6,7 @@
 mod agent;
 mod agents;
 mod backup;
+mod claude;
 mod client;
 mod completion;
 mod config;
@@ -80,6 +81,8 @@ enum Command {
     Logout(login::LogoutArgs),
     /// Show who you are and where, and choose between several log-ins
     Profile(profile::Args),
+    /// Run Claude Code as you always do, its session kept as a run on the server
+    Claude(claude::Args),
     /// List what the organization is connected to
     Integrations(services::Args),
     /// List the tools that agents and MCP clients can call
@@ -212,6 +215,7 @@ fn main() -> ExitCode {
         Command::Login(args) => without_sandboxes(login::login(args)),
         Command::Logout(args) => login::logout(args).map(|()| ExitCode::SUCCESS),
         Command::Profile(args) => without_sandboxes(profile::profile(args)),
+        Command::Claude(args) => async_runtime().and_then(|runtime| runtime.block_on(claude::claude(args))),
         Command::Integrations(args) => without_sandboxes(services::integrations(args)),
         Command::Tools(args) => without_sandboxes(services::tools(args)),
         Command::User(args) => without_sandboxes(user::user(args)),

@@ -58,6 +58,10 @@ fn several_log_ins_are_kept_by_name_in_a_file_of_their_owner_and_one_is_in_use()
     let wrong = refusal(&wrong.env("CODEGEN_PROFILE", "home").args(["agents"]).output().unwrap());
     assert!(wrong.contains("no profile \"home\""), "{wrong}");
 
+    let mut elsewhere = fixture.codegen();
+    elsewhere.env("CODEGEN_API_BASE_URL", "http://127.0.0.1:1").args(["agents"]);
+    assert!(refusal(&elsewhere.output().unwrap()).contains("the log-in in use is of"), "no token for another server");
+
     assert!(succeeds(&client(&["logout"])).contains("Profile work is in use now"));
     succeeds(&client(&["agents"]));
     succeeds(&client(&["logout"]));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod accounts;
+mod claude;
 mod cluster;
 mod db;
 mod fixture;
