@@ -12,6 +12,7 @@ mod lost;
 mod models;
 mod no_sandbox;
 mod processes;
+mod public_clients;
 mod rules;
 mod run;
 mod serve;
