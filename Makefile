@@ -1,5 +1,5 @@
 # What a person types. Each target installs what it needs; the second time is quick.
-.PHONY: help install-deps web demo test test-postgres lint deny fmt release bench bench-api
+.PHONY: help install-deps web demo test test-postgres lint deny fmt release wheel bench bench-api
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 JOBS := $(shell nproc)
@@ -28,6 +28,7 @@ test: ## Run every check and every test
 	else set -x; cargo test --workspace --no-fail-fast --jobs $(JOBS); fi
 	@$(MAKE) --no-print-directory test-postgres
 	@scripts/web test
+	@scripts/sdk test
 
 test-postgres: ## The server's tests once more, on PostgreSQL
 	@export CODEGEN_TEST_DATABASE=postgres; set -x; \
@@ -36,6 +37,7 @@ test-postgres: ## The server's tests once more, on PostgreSQL
 lint: ## Formatting and lints, warnings denied
 	@scripts/lint $(JOBS)
 	@scripts/web check
+	@scripts/sdk check
 
 deny: ## Bans, licenses and sources of the dependencies, where cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
@@ -49,6 +51,11 @@ release: ## One executable with everything inside: target/release/codegen
 	@scripts/web required
 	cargo build --release --package codegen-cli --jobs $(JOBS)
 	@ls -lh target/release/codegen
+
+wheel: ## The Python package with the command inside, for hosts with glibc 2.17 or later: target/wheels/release
+	@scripts/bootstrap
+	@scripts/web required
+	@scripts/sdk release
 
 bench: release ## Measure start, latency, overhead and memory
 	@python3 bench/first_slice.py target/release/codegen
