@@ -183,6 +183,13 @@ def test_a_token_is_not_shown(server: Server) -> None:
     task.stop()
 
 
+def test_a_token_from_a_file_may_end_with_a_line_and_what_is_no_token_is_not_repeated(server: Server) -> None:
+    assert server.agent(token=server.token + "\n").me().id
+    with pytest.raises(CodegenError) as refused:
+        server.agent(token="secret\nsecret")
+    assert "secret" not in str(refused.value)
+
+
 def test_the_command_comes_with_the_package() -> None:
     said = subprocess.run([str(CODEGEN), "--version"], capture_output=True, text=True, check=True).stdout
     assert said.strip() == f"codegen {codegen.__version__}"

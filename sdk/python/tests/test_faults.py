@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from codegen import Agent, ConnectionFailed, RateLimited, ServerError
+from codegen import Agent, CodegenError, ConnectionFailed, RateLimited, ServerError, WaitTimeout
 
-from conftest import Server, serving, finish
+from conftest import Server, finish, serving
 
 #: Gets the request, and the connections of both sides.
 Fault = Callable[[bytes, socket.socket, Callable[[], socket.socket]], None]
@@ -91,6 +91,14 @@ def hang_up(request: bytes, client: socket.socket, connect: Callable[[], socket.
     pass
 
 
+def say_nothing(request: bytes, client: socket.socket, connect: Callable[[], socket.socket]) -> None:
+    client.recv(1)
+
+
+def page(request: bytes, client: socket.socket, connect: Callable[[], socket.socket]) -> None:
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: 15\r\n\r\n<html>Log in...")
+
+
 def cut_after(size: int) -> Fault:
     def fault(request: bytes, client: socket.socket, connect: Callable[[], socket.socket]) -> None:
         sent = 0
@@ -154,6 +162,35 @@ def test_a_wait_that_the_server_asks_for_is_kept(server: Server) -> None:
         with pytest.raises(RateLimited) as refused:
             agent.me()
         assert refused.value.retry_after == 3600 and len(relay.requests) == 1, "nobody waits an hour unasked"
+
+
+def test_waiting_is_patient_but_not_beyond_its_time(server: Server, agent: Agent) -> None:
+    task = agent.run("Say hello").wait(timeout=60)
+    with through(server, pass_on, hang_up, answer("503 Service Unavailable"), hang_up, max_retries=1) as (unlucky, relay):
+        assert unlucky.get(task.id).wait(timeout=60).status == "completed"
+        assert len(relay.requests) == 5, "three times as many tries as usual"
+    with through(server, pass_on, *[answer("429 Too Many Requests", "Retry-After: 30")] * 9) as (unlucky, relay):
+        began = time.monotonic()
+        with pytest.raises(WaitTimeout):
+            unlucky.get(task.id).wait(timeout=0.5)
+        assert 0.5 <= time.monotonic() - began < 5
+    with through(server, pass_on, say_nothing) as (unlucky, relay):
+        began = time.monotonic()
+        with pytest.raises(WaitTimeout):
+            unlucky.get(task.id).wait(timeout=1)
+        assert 1 <= time.monotonic() - began < 5
+
+
+def test_a_create_that_is_still_under_way_is_asked_for_again(server: Server, agent: Agent) -> None:
+    still = answer("409 Conflict")
+    with through(server, swallow_the_answer, still, still) as (unlucky, _):
+        task = unlucky.run("Say hello", tags=["under way"])
+    assert [run.id for run in agent.runs(tag="under way")] == [task.id]
+
+
+def test_what_is_no_codegen_server_is_said_to_be_none(server: Server) -> None:
+    with through(server, page) as (agent, _), pytest.raises(CodegenError, match="does not answer as a codegen server"):
+        agent.me()
 
 
 def test_tries_end(server: Server) -> None:

@@ -4,11 +4,12 @@ a request or a pause, and is told what came of it."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar, Union, cast
@@ -29,7 +30,7 @@ _FIRST, _LONGEST, _MOST = 0.25, 8.0, 60.0
 #: Seconds between two looks at a run that is waited for.
 _LOOK, _SELDOM = 0.2, 3.0
 _PAGE = 100
-_CONNECT = 10.0
+_CONNECT, _LEAST = 10.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,17 @@ class Request:
     params: Json = field(default_factory=lambda: {})
     body: Optional[Json] = None
     headers: Dict[str, str] = field(default_factory=lambda: {})
+    #: The moment (`time.monotonic`) from which nobody wants the answer any more.
+    until: Optional[float] = None
+
+    @property
+    def keyed(self) -> bool:
+        return "Idempotency-Key" in self.headers
 
     @property
     def repeatable(self) -> bool:
         """Whether a second one has no second effect."""
-        return self.method in ("GET", "PUT", "DELETE") or "Idempotency-Key" in self.headers
+        return self.method in ("GET", "PUT", "DELETE") or self.keyed
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,17 @@ class Login:
         if not url:
             raise CodegenError("which server? Give base_url=, set CODEGEN_API_BASE_URL, or run `codegen login`")
         url = str(url).rstrip("/")
-        if urlsplit(url).scheme not in ("http", "https"):
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise CodegenError(f"base_url is no address of a server: {url}")
         # A token goes only to the server that it is of.
         of_this_server = saved if saved.get("url") == url else {}
         token = token or os.environ.get("CODEGEN_API_TOKEN") or of_this_server.get("token")
         if not token:
             raise CodegenError("no token: give token=, set CODEGEN_API_TOKEN, or run `codegen login`")
+        # A line end that came along from a file; what else is no token would end up in the words of an error.
+        token = str(token).strip()
+        if not (token.isascii() and token.isprintable()):
+            raise CodegenError("the token has characters that no token has")
         org = org_id if org_id is not None else os.environ.get("CODEGEN_ORG_ID") or of_this_server.get("org_id")
         try:
             return cls(url, token, None if org is None else int(org))
@@ -106,10 +117,14 @@ class Core:
         self.base_url = login.base_url
         self.org_id = login.org_id
         self.max_retries = max_retries
+        #: Tries of who waits for a run or follows it, about a minute's worth: enough for a restart of the server.
+        self.patience = 3 * max_retries
         self.headers = {"Authorization": f"Bearer {login.token}", "User-Agent": "codegen-python"}
 
     def http(self, request: Request, timeout: float) -> Dict[str, Any]:
         """A request in httpx's words."""
+        if request.until is not None:
+            timeout = min(timeout, max(request.until - time.monotonic(), _LEAST))
         return {
             "method": request.method,
             "url": self.base_url + request.path,
@@ -121,12 +136,16 @@ class Core:
 
     def ask(self, request: Request, parse: Callable[[Any], T]) -> Flow[T]:
         """Sends a request, again where that may help, and reads the answer."""
-        return parse((yield from self._answer(request)).json())
+        answer = yield from self._answer(request)
+        try:
+            return parse(answer.json())
+        except (ValueError, KeyError, TypeError) as error:
+            raise CodegenError(f"{self.base_url} does not answer as a codegen server does") from error
 
     def ask_in_org(self, request: Request, parse: Callable[[Any], T]) -> Flow[T]:
         """The same below the organization's path."""
         path = yield from self.org_path(request.path)
-        return (yield from self.ask(_at(request, path), parse))
+        return (yield from self.ask(replace(request, path=path), parse))
 
     def org_path(self, rest: str) -> Flow[str]:
         """A path of the organization: the one that was named, else the user's first."""
@@ -139,6 +158,7 @@ class Core:
 
     def _answer(self, request: Request) -> Flow[httpx.Response]:
         tries = 0
+        most = self.patience if request.until is not None else self.max_retries
         while True:
             outcome = yield request
             tries += 1
@@ -149,14 +169,19 @@ class Core:
                 error: CodegenError = refused
                 # 429 comes before any effect, like a connection that was never made.
                 passing = outcome.status_code in _PASSING and (request.repeatable or outcome.status_code == 429)
+                # The first try, whose answer was not waited for, is still under way.
+                passing = passing or (outcome.status_code == 409 and tries > 1 and request.keyed)
                 asked_for = refused.retry_after
             else:
                 error = self.no_answer(outcome)
                 passing = request.repeatable or isinstance(outcome, (httpx.ConnectError, httpx.ConnectTimeout))
                 asked_for = None
             seconds = pause(tries, asked_for)
-            if not passing or tries > self.max_retries or seconds > _MOST:
+            if not passing or tries > most or seconds > _MOST:
                 raise error
+            if request.until is not None and time.monotonic() + seconds > request.until:
+                yield Pause(max(request.until - time.monotonic(), 0.0))
+                raise WaitTimeout("nothing was heard of the run at the end of the time that it was waited for") from error
             yield Pause(seconds)
 
     def no_answer(self, cause: Optional[BaseException]) -> ConnectionFailed:
@@ -217,14 +242,14 @@ class Core:
 
     def wait(self, run_id: int, timeout: Optional[float]) -> Flow[Run]:
         """Looks at a run until it has ended, less and less often."""
-        ends = None if timeout is None else time.monotonic() + timeout
+        ends = math.inf if timeout is None else time.monotonic() + timeout
         between = _LOOK
         while True:
-            run = yield from self.get(run_id)
+            run = yield from self.ask_in_org(Request("GET", f"/agent/run/{run_id}", until=ends), Run.parse)
             if run.status.done:
                 return run
-            left = between if ends is None else ends - time.monotonic()
-            if left <= 0:
+            left = ends - time.monotonic()
+            if timeout is not None and left <= 0:
                 raise WaitTimeout(f"run {run_id} is still {run.status} after {timeout:g} seconds")
             yield Pause(min(between, left))
             between = min(between * 1.5, _SELDOM)
@@ -339,16 +364,12 @@ def _once(path: str, body: Json, key: Optional[str]) -> Request:
     return Request("POST", path, body=body, headers={"Idempotency-Key": key or str(uuid.uuid4())})
 
 
-def _at(request: Request, path: str) -> Request:
-    return Request(request.method, path, request.params, request.body, request.headers)
-
-
 def _object(answer: Any) -> Json:
     return dict(answer)
 
 
 def _next(request: Request, name: str, value: Any) -> Optional[Request]:
-    return None if value is None else Request(request.method, request.path, {**request.params, name: value})
+    return None if value is None else replace(request, params={**request.params, name: value})
 
 
 def _next_of_pages(request: Request, page: Json) -> Optional[Request]:

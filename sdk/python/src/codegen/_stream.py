@@ -50,7 +50,7 @@ class Feed:
     def lost(self, why: Optional[httpx.TransportError]) -> float:
         """The connection ended early; gives the seconds to wait before the next, or raises where there were too many."""
         self._lost += 1
-        if self._lost > self._core.max_retries:
+        if self._lost > self._core.patience:
             raise self._core.no_answer(why)
         return pause(self._lost, None)
 
@@ -59,7 +59,7 @@ class Feed:
         error: ApiError = refusal(response)
         self._lost += 1
         passing = isinstance(error, ServerError) or error.status_code == 429
-        if not passing or self._lost > self._core.max_retries:
+        if not passing or self._lost > self._core.patience:
             raise error
         return pause(self._lost, error.retry_after)
 
