@@ -160,11 +160,16 @@ def test_a_log_in_of_the_command_is_used_for_its_own_server_only(
 ) -> None:
     environment = {**clean_environment(), "XDG_CONFIG_HOME": str(tmp_path)}
     login = [str(CODEGEN), "login", "--url", server.url, "--token", server.token]
-    subprocess.run(login, env=environment, check=True, stdout=subprocess.DEVNULL)
-    for name in ("CODEGEN_API_BASE_URL", "CODEGEN_API_TOKEN", "CODEGEN_ORG_ID"):
+    subprocess.run([*login, "--profile", "work"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    for name in ("CODEGEN_API_BASE_URL", "CODEGEN_API_TOKEN", "CODEGEN_ORG_ID", "CODEGEN_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert Agent().me() == server.agent().me()
+    assert Agent().me() == server.agent().me() and Agent().org_id == 1
+    monkeypatch.setenv("CODEGEN_PROFILE", "home")
+    with pytest.raises(CodegenError, match="no profile 'home'"):
+        Agent()
+    monkeypatch.setenv("CODEGEN_PROFILE", "work")
+    assert Agent().base_url == server.url
     with pytest.raises(CodegenError, match="no token"):
         Agent(base_url="http://127.0.0.1:1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))

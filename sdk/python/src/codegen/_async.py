@@ -9,9 +9,10 @@ from typing import AsyncIterator, List, Optional, Sequence, Type, Union
 import httpx
 
 from . import _core
-from ._core import Core, Flow, Login
+from ._core import Core, Flow
 from ._images import Image
 from ._link import AsyncLink
+from ._login import Login
 from ._run import RunView
 from ._types import Event, Json, LogEntry, Organization, Repository, Rule, Run, User
 

@@ -3,22 +3,19 @@ a request or a pause, and is told what came of it."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import time
 import uuid
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar, Union, cast
-from urllib.parse import urlsplit
 
 import httpx
 
 from ._errors import BY_STATUS, ApiError, CodegenError, ConnectionFailed, ServerError, WaitTimeout
 from ._images import Image, data_uri
+from ._login import Login
 from ._types import Json, LogEntry, Organization, Repository, Rule, Run, User, items_of
 
 T = TypeVar("T")
@@ -66,48 +63,6 @@ Step = Union[Request, Pause]
 #: What came of a step: of a request an answer or none, of a pause nothing.
 Outcome = Union[httpx.Response, httpx.TransportError, None]
 Flow = Generator[Step, Outcome, T]
-
-
-@dataclass(frozen=True)
-class Login:
-    """Where the server is and who asks."""
-
-    base_url: str
-    token: str
-    org_id: Optional[int]
-
-    @classmethod
-    def find(cls, token: Optional[str], org_id: Union[int, str, None], base_url: Optional[str]) -> Login:
-        """What is given, else what the environment has, else what `codegen login` keeps."""
-        saved = _saved_login()
-        url = base_url or os.environ.get("CODEGEN_API_BASE_URL") or saved.get("url")
-        if not url:
-            raise CodegenError("which server? Give base_url=, set CODEGEN_API_BASE_URL, or run `codegen login`")
-        url = str(url).rstrip("/")
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise CodegenError(f"base_url is no address of a server: {url}")
-        # A token goes only to the server that it is of.
-        of_this_server = saved if saved.get("url") == url else {}
-        token = token or os.environ.get("CODEGEN_API_TOKEN") or of_this_server.get("token")
-        if not token:
-            raise CodegenError("no token: give token=, set CODEGEN_API_TOKEN, or run `codegen login`")
-        # A line end that came along from a file; what else is no token would end up in the words of an error.
-        token = str(token).strip()
-        if not (token.isascii() and token.isprintable()):
-            raise CodegenError("the token has characters that no token has")
-        org = org_id if org_id is not None else os.environ.get("CODEGEN_ORG_ID") or of_this_server.get("org_id")
-        try:
-            return cls(url, token, None if org is None else int(org))
-        except ValueError:
-            raise CodegenError(f"org_id is no number: {org}") from None
-
-
-def _saved_login() -> Json:
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    try:
-        return _object(json.loads(Path(base, "codegen", "login.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 class Core:
