@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -59,7 +58,10 @@ def clean_environment() -> Dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, replies: Replies, **settings: str) -> Generator[Server, None, None]:
+def serving(
+    folder: Path, replies: Replies, addr: str = "127.0.0.1:0", token: str = "", **settings: str
+) -> Generator[Server, None, None]:
+    """A server on a folder; on one that a server left behind with its token."""
     script = folder / "script.json"
     script.write_text(json.dumps({"replies": replies}))
     environment = {
@@ -71,18 +73,17 @@ def serving(folder: Path, replies: Replies, **settings: str) -> Generator[Server
     }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [str(CODEGEN), "serve", "--addr", "127.0.0.1:0"], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            [str(CODEGEN), "serve", "--addr", addr], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         )
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip().replace("codegen is at ", "")
-        token = process.stdout.readline().strip().replace("token (shown once): ", "")
+        token = token or process.stdout.readline().strip().replace("token (shown once): ", "")
         assert token.startswith("cgn_"), (folder / "log").read_text()
         yield Server(folder, url, token)
     finally:
         process.terminate()
         process.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

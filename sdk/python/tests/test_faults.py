@@ -6,14 +6,15 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Callable, Generator, Iterator, List, Tuple
 from urllib.parse import urlsplit
 
 import pytest
 
-from codegen import Agent, CodegenError, ConnectionFailed, RateLimited, ServerError, WaitTimeout
+from codegen import Agent, CodegenError, ConnectionFailed, RateLimited, ServerError, Task, WaitTimeout
 
-from conftest import Server, finish, serving
+from conftest import Server, finish, serving, shell
 
 #: Gets the request, and the connections of both sides.
 Fault = Callable[[bytes, socket.socket, Callable[[], socket.socket]], None]
@@ -191,6 +192,25 @@ def test_a_create_that_is_still_under_way_is_asked_for_again(server: Server, age
 def test_what_is_no_codegen_server_is_said_to_be_none(server: Server) -> None:
     with through(server, page) as (agent, _), pytest.raises(CodegenError, match="does not answer as a codegen server"):
         agent.me()
+
+
+def test_a_restart_of_the_server_is_outlasted(tmp_path: Path) -> None:
+    replies = [shell("echo begun; sleep 600")]
+    with serving(tmp_path, replies) as server:
+        agent = server.agent()
+        task = agent.run("Work for long")
+        events = task.stream()
+        next(event for event in events if event.kind == "call_started")
+        waited: List[Task] = []
+        other = agent.get(task.id)
+        waiting = threading.Thread(target=lambda: waited.append(other.wait(timeout=120)))
+        waiting.start()
+    address = server.url.replace("http://", "")
+    with serving(tmp_path, replies, addr=address, token=server.token):
+        task.stop()
+        seqs = [event.seq for event in events if event.seq is not None]
+        waiting.join(timeout=120)
+        assert seqs == sorted(set(seqs)) and waited and waited[0].status == "cancelled"
 
 
 def test_tries_end(server: Server) -> None:

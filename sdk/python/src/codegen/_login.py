@@ -31,7 +31,8 @@ class Login:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise CodegenError(f"base_url is no address of a server: {url}")
         # A token goes only to the server that it is of.
-        of_this_server: Json = next((login for login in saved if login["url"] == url), Json())
+        none: Json = {}
+        of_this_server = next((login for login in saved if login["url"] == url), none)
         token = token or os.environ.get("CODEGEN_API_TOKEN") or of_this_server.get("token")
         if not token:
             raise CodegenError("no token: give token=, set CODEGEN_API_TOKEN, or run `codegen login`")
