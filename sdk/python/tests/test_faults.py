@@ -163,6 +163,10 @@ def test_a_wait_that_the_server_asks_for_is_kept(server: Server) -> None:
         with pytest.raises(RateLimited) as refused:
             agent.me()
         assert refused.value.retry_after == 3600 and len(relay.requests) == 1, "nobody waits an hour unasked"
+    task = server.agent().run("Say hello").wait(timeout=60)
+    with through(server, pass_on, answer("429 Too Many Requests", "Retry-After: 3600")) as (agent, _):
+        with pytest.raises(RateLimited):
+            list(agent.get(task.id).stream())
 
 
 def test_waiting_is_patient_but_not_beyond_its_time(server: Server, agent: Agent) -> None:

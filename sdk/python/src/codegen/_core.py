@@ -9,6 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar, Union, cast
 
 import httpx
@@ -22,8 +23,10 @@ T = TypeVar("T")
 
 #: Statuses after which the same request may do better.
 _PASSING = (408, 429, 500, 502, 503, 504)
-#: Seconds: the first pause before another try, the longest, and the longest that a server may ask for.
-_FIRST, _LONGEST, _MOST = 0.25, 8.0, 60.0
+#: Seconds that a server may ask to wait for.
+LONGEST_WAIT = 60.0
+#: Seconds: the first pause before another try, and the longest.
+_FIRST, _LONGEST = 0.25, 8.0
 #: Seconds between two looks at a run that is waited for.
 _LOOK, _SELDOM = 0.2, 3.0
 _PAGE = 100
@@ -74,7 +77,7 @@ class Core:
         self.max_retries = max_retries
         #: Tries of who waits for a run or follows it, about a minute's worth: enough for a restart of the server.
         self.patience = 3 * max_retries
-        self.headers = {"Authorization": f"Bearer {login.token}", "User-Agent": "codegen-python"}
+        self.headers = {"Authorization": f"Bearer {login.token}", "User-Agent": f"codegen-python/{version('codegen')}"}
 
     def http(self, request: Request, timeout: float) -> Dict[str, Any]:
         """A request in httpx's words."""
@@ -132,7 +135,7 @@ class Core:
                 passing = request.repeatable or isinstance(outcome, (httpx.ConnectError, httpx.ConnectTimeout))
                 asked_for = None
             seconds = pause(tries, asked_for)
-            if not passing or tries > most or seconds > _MOST:
+            if not passing or tries > most or seconds > LONGEST_WAIT:
                 raise error
             if request.until is not None and time.monotonic() + seconds > request.until:
                 yield Pause(max(request.until - time.monotonic(), 0.0))

@@ -7,8 +7,8 @@ from typing import Iterator, Optional
 
 import httpx
 
-from ._core import Core, Request, pause, refusal
-from ._errors import ApiError, ServerError
+from ._core import LONGEST_WAIT, Core, Request, pause, refusal
+from ._errors import ApiError, RateLimited, ServerError
 from ._types import Event, Json
 
 #: The server says something at least every 15 seconds.
@@ -38,10 +38,11 @@ class Feed:
         # Cut by hand: httpx takes characters that may stand in JSON for ends of lines.
         *events, self._rest = (self._rest + chunk.replace(b"\r\n", b"\n")).split(b"\n\n")
         for lines in events:
+            # A sign of life is one, too, however quiet the run.
+            self._lost = 0
             event = _event(lines.decode())
             if event is None or self.done:
                 continue
-            self._lost = 0
             if event.seq is not None:
                 self._seen = event.seq
             self.done = event.kind == "end"
@@ -58,10 +59,11 @@ class Feed:
         """The stream was refused; gives the seconds to wait, or raises."""
         error: ApiError = refusal(response)
         self._lost += 1
-        passing = isinstance(error, ServerError) or error.status_code == 429
+        seconds = pause(self._lost, error.retry_after)
+        passing = isinstance(error, (ServerError, RateLimited)) and seconds <= LONGEST_WAIT
         if not passing or self._lost > self._core.patience:
             raise error
-        return pause(self._lost, error.retry_after)
+        return seconds
 
 
 def _event(lines: str) -> Optional[Event]:
