@@ -67,6 +67,8 @@ bench: release ## Measure start, latency, overhead and memory
 	@python3 bench/thousand.py
 	cargo build --release --quiet --package codegen-store --example log_append
 	@python3 bench/log_append.py
+	@scripts/bootstrap test
+	@scripts/sdk bench
 
 bench-api: release ## Measure the API with 1,000,000 runs beside a FastAPI server
 	@python3 bench/api/bench.py target/release/codegen
