@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import codegen
+import codegen.agents
 from codegen import Agent, AuthenticationError, CodegenError, InvalidRequest, NotFound, PermissionDenied, WaitTimeout
 
 from conftest import CODEGEN, Server, clean_environment
@@ -33,6 +34,16 @@ def test_the_documentations_example_works_as_written(server: Server, monkeypatch
     assert task.result == "All is well."
     assert str(task.status) == "COMPLETE" and f"{task.status}" == "COMPLETE"
     assert agent.get_status() == {"id": task.id, "status": "COMPLETE", "result": "All is well.", "web_url": task.web_url}
+
+
+def test_programs_that_import_from_where_the_hosted_sdk_has_it_run_too(server: Server) -> None:
+    from codegen.agents.agent import Agent as HostedAgent
+    from codegen.agents.agent import AgentTask
+
+    assert codegen.agents.Agent is HostedAgent is Agent
+    task = HostedAgent(server.token, 1, server.url).run("Say hello")
+    assert isinstance(task, AgentTask) and (task.id, task.org_id) == (task.run.id, 1)
+    task.stop()
 
 
 def test_a_run_keeps_what_it_was_started_with_and_is_found_again(agent: Agent) -> None:
