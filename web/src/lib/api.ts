@@ -1,32 +1,42 @@
 // The server, as pages talk to it.
 
 import type {
+	AgentRunResponse,
 	AuditEntries,
 	BranchesResponse,
 	DeliveryResponse,
 	FoundRuns,
 	InvitationResponse,
 	JoinedResponse,
+	LimitsInput,
+	LimitsResponse,
 	LoggedOut,
 	LogInSession,
 	LogInWays,
-	ModelsResponse,
+	ModelProviderChange,
+	ModelProviderInput,
+	ModelProviderResponse,
+	ModelProviderTest,
 	NewInvitationResponse,
 	NewTokenResponse,
+	OAuthProviderResponse,
 	OrganizationChangeInput,
+	OrganizationIntegrationsResponse,
+	OrganizationModels,
 	OrganizationResponse,
 	PullRequestResponse,
 	RepoResponse,
+	RevokedResponse,
 	RuleResponse,
 	RunScreen,
 	RunView,
 	RunViews,
+	ServiceAccountResponse,
 	SessionResponse,
 	TokenResponse,
 	TraceEntries,
 	UserResponse,
 	WebhookResponse,
-	AgentRunResponse,
 	WelcomeResponse
 } from './api-types';
 
@@ -111,6 +121,9 @@ async function once<T>(path: string, body: unknown): Promise<T> {
 const get = <T>(path: string, signal?: AbortSignal) => call<T>('GET', path, undefined, {}, signal);
 const org = (id: number) => `/v1/organizations/${id}`;
 const run = (of: { organization_id: number; id: number }) => `${org(of.organization_id)}/agent/run/${of.id}`;
+/** A service account, whose tokens are meant; one's own without. */
+export type OfAccount = { org: number; account: number };
+const tokensOf = (of?: OfAccount) => (of ? `${org(of.org)}/service-accounts/${of.account}/tokens` : '/v1/tokens');
 type Items<T> = { items: T[]; total: number };
 
 export type Filter = { status?: string; repo_id?: string; user_id?: string; source_type?: string; text?: string };
@@ -143,10 +156,10 @@ export const api = {
 	endOtherLogins: () => call<{ ended: number }>('DELETE', '/v1/users/me/sessions'),
 	changePassword: (current_password: string, password: string) =>
 		call<SessionResponse>('PUT', '/v1/users/me/password', { current_password, password }),
-	tokens: () => get<Items<TokenResponse>>('/v1/tokens'),
-	createToken: (name: string, scopes: string[], expires_in_days?: number) =>
-		call<NewTokenResponse>('POST', '/v1/tokens', { name, scopes, expires_in_days }),
-	revokeToken: (id: number) => call<void>('DELETE', `/v1/tokens/${id}`),
+	tokens: (of?: OfAccount) => get<Items<TokenResponse>>(tokensOf(of)),
+	createToken: (of: OfAccount | undefined, name: string, scopes: string[], expires_in_days?: number) =>
+		call<NewTokenResponse>('POST', tokensOf(of), { name, scopes, expires_in_days }),
+	revokeToken: (of: OfAccount | undefined, id: number) => call<void>('DELETE', `${tokensOf(of)}/${id}`),
 	changeRole: (orgId: number, id: number, role: string) => call<UserResponse>('PATCH', `${org(orgId)}/users/${id}`, { role }),
 	removeMember: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/users/${id}`),
 	organization: (id: number) => get<OrganizationResponse>(org(id)),
@@ -158,7 +171,30 @@ export const api = {
 	accept: (invitation: string) => call<JoinedResponse>('POST', '/v1/invitations/accept', { invitation }),
 	join: (invitation: string, name: string, email?: string) =>
 		call<WelcomeResponse>('POST', '/v1/invitations/join', { invitation, name, email }),
-	models: () => get<ModelsResponse>('/v1/models'),
+	models: (orgId: number) => get<OrganizationModels>(`${org(orgId)}/models`),
+	setDefaultModel: (orgId: number, model: string | null) => call<OrganizationModels>('PUT', `${org(orgId)}/default-model`, { model }),
+	modelProviders: (orgId: number) => get<Items<ModelProviderResponse>>(`${org(orgId)}/model-providers`),
+	addModelProvider: (orgId: number, provider: ModelProviderInput) =>
+		call<ModelProviderResponse>('POST', `${org(orgId)}/model-providers`, provider),
+	changeModelProvider: (orgId: number, id: number, change: ModelProviderChange) =>
+		call<ModelProviderResponse>('PATCH', `${org(orgId)}/model-providers/${id}`, change),
+	removeModelProvider: (orgId: number, id: number) => call<ModelProviderResponse>('DELETE', `${org(orgId)}/model-providers/${id}`),
+	testModelProvider: (orgId: number, id: number) =>
+		call<ModelProviderTest>('POST', `${org(orgId)}/model-providers/${id}/test`),
+	integrations: (orgId: number) => get<OrganizationIntegrationsResponse>(`${org(orgId)}/integrations`),
+	oauthProviders: () => get<OAuthProviderResponse[]>('/v1/mcp-providers'),
+	connections: (orgId: number) => get<string[]>(`/v1/oauth/tokens/status${query({ org_id: orgId })}`),
+	connectPath: (orgId: number, provider: string) => `/v1/oauth/connect${query({ org_id: orgId, provider, next: '/connections' })}`,
+	disconnect: (orgId: number, provider: string) =>
+		call<RevokedResponse>('POST', `/v1/oauth/tokens/revoke${query({ org_id: orgId, provider })}`),
+	limits: (orgId: number) => get<LimitsResponse>(`${org(orgId)}/limits`),
+	setLimits: (orgId: number, limits: LimitsInput) => call<LimitsResponse>('PUT', `${org(orgId)}/limits`, limits),
+	serviceAccounts: (orgId: number) => get<Items<ServiceAccountResponse>>(`${org(orgId)}/service-accounts`),
+	addServiceAccount: (orgId: number, name: string, role: string) =>
+		call<ServiceAccountResponse>('POST', `${org(orgId)}/service-accounts`, { name, role }),
+	removeServiceAccount: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/service-accounts/${id}`),
+	exportPath: (orgId: number) => `${org(orgId)}/export`,
+	deleteOrganization: (orgId: number, name: string) => call<void>('DELETE', `${org(orgId)}${query({ name })}`),
 	screen: (id: string | number) => get<RunScreen>(`/v1/runs/${id}`),
 	runs: (orgId: number, filter: Filter, before?: number, signal?: AbortSignal) =>
 		get<RunViews>(`${org(orgId)}/agent/runs/views${query({ ...filter, before })}`, signal),

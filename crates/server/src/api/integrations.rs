@@ -55,6 +55,8 @@ pub struct OAuthProviderResponse {
     #[schema(required)]
     default_scopes: Option<Vec<String>>,
     is_mcp: bool,
+    /// Whether this server is a client of it, so that people can connect their accounts.
+    can_connect: bool,
     #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
     meta: Option<Map<String, Value>>,
 }
@@ -207,6 +209,7 @@ pub async fn mcp_providers(
         token_endpoint: provider.token_endpoint.clone(),
         default_scopes: provider.default_scopes.clone(),
         is_mcp: true,
+        can_connect: provider.client_id.is_some(),
         meta: provider.meta.clone(),
     });
     Ok(Json(shown.collect()))

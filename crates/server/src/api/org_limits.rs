@@ -36,6 +36,8 @@ pub struct LimitsResponse {
     concurrent_runs_per_user: Option<i64>,
     /// Requests of each token by kind: the organization's own, else the server's.
     rate_limits: BTreeMap<&'static str, RateLimit>,
+    /// The server's, which hold for kinds that the organization has not set.
+    usual_rate_limits: BTreeMap<&'static str, RateLimit>,
     /// What it has used.
     used: Used,
 }
@@ -168,6 +170,7 @@ async fn shown(app: &App, org_id: i64) -> Result<Json<LimitsResponse>, ApiError>
         concurrent_runs: limits.concurrent_runs,
         concurrent_runs_per_user: limits.concurrent_runs_per_user,
         rate_limits: Limit::ALL.iter().map(rate).collect(),
+        usual_rate_limits: Limit::ALL.iter().map(|limit| (limit.as_str(), limit.usual())).collect(),
         used: Used { month: month(now), runs: used.runs, cost: used.cost },
     }))
 }
