@@ -1,4 +1,4 @@
-// Pages of settings for what an organization has: models and keys, connections.
+// Pages of settings for what an organization has: models and keys, connections, service accounts.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:http';
@@ -198,5 +198,49 @@ describe('settings of an organization', () => {
 		await page.getByRole('link', { name: 'Connect Tracker' }).waitFor();
 		assert.equal(await page.getByText('Your account at').count(), 0);
 		assert.deepEqual(await server.call('GET', '/v1/oauth/tokens/status?org_id=1'), []);
+	});
+
+	it('make a service account and its token, which is shown once and works until it is revoked', async () => {
+		const page = await open();
+		await logIn(page, server);
+		await page.goto(server.url + '/service-accounts');
+		const accounts = page.getByRole('list', { name: 'Service accounts' });
+		await accounts.getByText('None yet.').waitFor();
+		await page.getByLabel('What the account is for').fill('Nightly builds');
+		await page.getByRole('button', { name: 'Make an account' }).click();
+		await page.getByRole('heading', { name: 'Nightly builds' }).waitFor();
+		await page.getByText('No tokens yet.').waitFor();
+		await page.getByLabel('What the token is for').fill('CI');
+		await page.getByLabel('What it may do').selectOption('Reading');
+		await page.getByRole('button', { name: 'Make a token' }).click();
+		const token = await page.getByRole('status').locator('code').innerText();
+		await accessible(page, 'a service account');
+		const headers = { authorization: `Bearer ${token}` };
+		const me = await (await fetch(`${server.url}/v1/users/me`, { headers })).json();
+		assert.equal(me.github_username, 'Nightly builds');
+		assert.equal((await fetch(`${server.url}${server.org}/agent/runs`, { headers })).status, 200);
+		assert.equal((await fetch(`${server.url}${server.org}/agent/run/1`, { method: 'DELETE', headers })).status, 403);
+		await page.reload();
+		await page.getByText(/runs:read, repos:read, org:read · used just now/).waitFor();
+		assert.doesNotMatch(await page.content(), new RegExp(token));
+		await page.getByRole('button', { name: 'Revoke CI' }).click();
+		await page.getByRole('button', { name: 'Yes, revoke' }).click();
+		await page.getByText('No tokens yet.').waitFor();
+		assert.equal((await fetch(`${server.url}/v1/users/me`, { headers })).status, 401);
+
+		// It is no person among the members, and whoever is no admin sees nothing of it.
+		await page.setViewportSize({ width: 360, height: 700 });
+		await page.goto(server.url + '/service-accounts');
+		await accounts.getByText('Nightly builds').waitFor();
+		await fits(page, 'service accounts on a phone');
+		const manager = await joined('MANAGER', 'Dora');
+		assert.equal(await manager.getByRole('link', { name: 'Service accounts' }).count(), 0);
+		await manager.goto(server.url + '/service-accounts');
+		await manager.getByRole('heading', { name: /admin/i }).waitFor();
+
+		await page.getByRole('button', { name: 'Remove Nightly builds' }).click();
+		await fits(page, 'a service account that may be removed, on a phone');
+		await page.getByRole('button', { name: 'Yes, remove with its tokens' }).click();
+		await accounts.getByText('None yet.').waitFor();
 	});
 });

@@ -48,10 +48,16 @@ export function chosenOrg(session: SessionResponse): number {
 
 export const chooseOrg = (id: number) => remember('org', String(id));
 
-const ROLES = ['MEMBER', 'MANAGER', 'ADMIN'];
+/** Roles and their words, each including those before it. */
+export const ROLES: [string, string][] = [
+	['MEMBER', 'Member'],
+	['MANAGER', 'Manager'],
+	['ADMIN', 'Admin']
+];
+const rank = (role: string | null | undefined) => ROLES.findIndex(([word]) => word === role);
 /** Whether a role includes another. */
-export const atLeast = (role: string | null | undefined, least: 'MANAGER' | 'ADMIN') =>
-	ROLES.indexOf(role ?? '') >= ROLES.indexOf(least);
+export const atLeast = (role: string | null | undefined, least: 'MANAGER' | 'ADMIN') => rank(role) >= rank(least);
+export const roleWord = (role: string | null | undefined) => ROLES[rank(role)]?.[1] ?? '';
 
 /** Who is logged in, and the organization that is looked at; who is not logs in, and comes back. */
 export async function atHome(parent: () => Promise<{ session?: SessionResponse }>, url: URL) {
