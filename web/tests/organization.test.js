@@ -1,4 +1,4 @@
-// Pages of settings for what an organization has: models and keys, connections, service accounts.
+// Pages of settings for what an organization has: models and keys, connections, service accounts, limits.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:http';
@@ -242,5 +242,45 @@ describe('settings of an organization', () => {
 		await fits(page, 'a service account that may be removed, on a phone');
 		await page.getByRole('button', { name: 'Yes, remove with its tokens' }).click();
 		await accounts.getByText('None yet.').waitFor();
+	});
+
+	it('set what may be used, and leave to the server what is not set', async () => {
+		const page = await open({ colorScheme: 'dark' });
+		await logIn(page, server);
+		await page.goto(server.url + '/limits');
+		const save = page.getByRole('button', { name: 'Save' });
+		const runs = page.getByLabel('Runs in a month');
+		assert.equal(await runs.inputValue(), '');
+		assert.ok(await save.isDisabled());
+		await runs.fill('0');
+		await page.getByLabel('US dollars in a month').fill('12.5');
+		await page.getByLabel('Runs at once', { exact: true }).fill('3');
+		await page.getByLabel('New runs: requests').fill('30');
+		await save.click();
+		await page.getByText('Saved.').waitFor();
+		await page.getByText('0 runs of 0').waitFor();
+		await accessible(page, 'limits');
+		const { rate_limits, usual_rate_limits, ...set } = await server.call('GET', `${server.org}/limits`);
+		assert.deepEqual([set.runs_per_month, set.cost_per_month, set.concurrent_runs, set.concurrent_runs_per_user], [0, 12.5, 3, null]);
+		assert.deepEqual(rate_limits, { ...usual_rate_limits, create: { requests: 30, seconds: 60 } });
+
+		// What is used up is refused in words, also where a run is begun.
+		await page.goto(server.url + '/new');
+		await page.getByLabel('Task').fill('One more.');
+		await page.getByRole('button', { name: 'Start run' }).click();
+		await page.getByRole('alert').filter({ hasText: /month/ }).waitFor();
+		await page.setViewportSize({ width: 360, height: 700 });
+		await page.goto(server.url + '/limits');
+		await runs.fill('');
+		await fits(page, 'limits on a phone');
+		assert.equal(await page.getByLabel('New runs: requests').inputValue(), '30');
+		await page.getByLabel('New runs: requests').fill('');
+		await page.getByLabel('New runs: in seconds').fill('');
+		await save.click();
+		await page.getByText('Saved.').waitFor();
+		const after = await server.call('GET', `${server.org}/limits`);
+		assert.deepEqual([after.runs_per_month, after.rate_limits], [null, usual_rate_limits]);
+		await runs.fill('-1');
+		assert.equal(await runs.evaluate((node) => /** @type {HTMLInputElement} */ (node).checkValidity()), false);
 	});
 });
