@@ -1,6 +1,7 @@
-// Pages of settings for what an organization has: models and keys, connections, service accounts, limits.
+// Pages of settings for what an organization has: models and keys, connections, service accounts, limits,
+// and all of it: written out, deleted.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createServer } from 'node:http';
 import { createServer as listen } from 'node:net';
 import { join } from 'node:path';
@@ -154,6 +155,10 @@ describe('settings of an organization', () => {
 		await page.getByRole('button', { name: 'Yes, remove with its key' }).click();
 		await accounts.getByText('None yet.').waitFor();
 		assert.equal((await server.call('GET', `${server.org}/model-providers`)).total, 0);
+		await usual.fill('');
+		await page.getByRole('button', { name: 'Save' }).click();
+		await page.getByText('Saved.').waitFor();
+		assert.equal((await server.call('GET', `${server.org}/models`)).default_is_set, false);
 	});
 
 	it('connect an account at a service, say how that went, and disconnect it', async () => {
@@ -282,5 +287,51 @@ describe('settings of an organization', () => {
 		assert.deepEqual([after.runs_per_month, after.rate_limits], [null, usual_rate_limits]);
 		await runs.fill('-1');
 		assert.equal(await runs.evaluate((node) => /** @type {HTMLInputElement} */ (node).checkValidity()), false);
+	});
+
+	it('write all of an organization out, and delete it where its name is typed', async () => {
+		const { id } = await server.call('POST', '/v1/organizations', { name: 'Short lived' });
+		const page = await open();
+		await logIn(page, server);
+		await page.getByLabel('Organization').selectOption('Short lived');
+		await page.waitForURL(server.url + '/');
+		await page.getByRole('link', { name: 'Settings' }).click();
+		await page.getByRole('navigation', { name: 'Settings' }).getByRole('link', { name: 'Organization' }).click();
+		const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: 'Export' }).click()]);
+		assert.equal(download.suggestedFilename(), `organization-${id}.tar`);
+		const names = execFileSync('tar', ['-tf', await download.path()]).toString();
+		assert.match(names, /^members\.jsonl$/m);
+		assert.match(names, /manifest\.json\s*$/);
+
+		await page.getByRole('button', { name: 'Delete this organization' }).click();
+		const field = page.getByLabel('Type Short lived to delete it');
+		await page.locator(':focus').and(field).waitFor();
+		const remove = page.getByRole('button', { name: 'Delete this organization for good' });
+		await field.fill('short lived');
+		assert.ok(await remove.isDisabled());
+		await accessible(page, 'an organization that may be deleted');
+		await page.getByRole('button', { name: 'Cancel' }).click();
+		await page.locator(':focus').and(page.getByRole('button', { name: 'Delete this organization' })).waitFor();
+		await page.setViewportSize({ width: 360, height: 700 });
+		await page.keyboard.press('Enter');
+		await field.fill('Short lived');
+		await fits(page, 'an organization that is about to be deleted, on a phone');
+		await page.keyboard.press('Enter');
+		// The other one is what is left.
+		await page.waitForURL(server.url + '/');
+		await page.getByRole('heading', { name: 'Runs', exact: true }).waitFor({ state: 'attached' });
+		assert.equal(await page.getByLabel('Organization').count(), 0);
+		const { items } = await server.call('GET', '/v1/organizations');
+		assert.deepEqual(items.map((/** @type {any} */ org) => org.name), ['codegen']);
+
+		const manager = await joined('MANAGER', 'Emil');
+		await manager.goto(server.url + '/organization');
+		await manager.getByLabel('Name of the organization').waitFor();
+		assert.equal(await manager.getByText(/Export|Delete/).count(), 0);
+		const member = await joined('MEMBER', 'Fay');
+		await member.goto(server.url + '/organization');
+		await member.getByText('codegen', { exact: true }).first().waitFor();
+		assert.equal(await member.getByRole('button', { name: 'Rename' }).count(), 0);
+		await fits(member, 'the organization of a member');
 	});
 });

@@ -179,7 +179,7 @@ describe('settings', () => {
 	it('rename the organization, turn what it does off and on, and remove a repository', async () => {
 		const page = await open({ colorScheme: 'dark' });
 		await logIn(page, server);
-		await page.goto(server.url + '/settings');
+		await page.goto(server.url + '/organization');
 		await page.getByLabel('Name of the organization').fill('Acme');
 		await page.getByRole('button', { name: 'Rename' }).click();
 		await page.getByRole('navigation', { name: 'Settings' }).getByText('Acme').waitFor();
@@ -192,7 +192,10 @@ describe('settings', () => {
 		await page.reload();
 		await opens.and(page.locator(':not(:checked)')).waitFor();
 		await opens.check();
-		await accessible(page, 'members and the organization');
+		await accessible(page, 'the organization');
+		await page.goto(server.url + '/settings');
+		await page.getByRole('list', { name: 'Members' }).waitFor();
+		await accessible(page, 'members');
 
 		const other = join(server.dir, 'acme', 'gone.git');
 		cpSync(server.origin, other, { recursive: true });
@@ -217,7 +220,7 @@ describe('settings', () => {
 		await page.getByRole('link', { name: 'Settings' }).click();
 		const pages = page.getByRole('navigation', { name: 'Settings' });
 		await pages.getByRole('link', { name: 'Rules' }).click();
-		assert.deepEqual(await pages.getByRole('link').allInnerTexts(), ['Members', 'Rules', 'Tokens', 'Account']);
+		assert.deepEqual(await pages.getByRole('link').allInnerTexts(), ['Members', 'Rules', 'Models', 'Connections', 'Tokens', 'Account']);
 		await page.getByRole('list', { name: 'Rules of acme/shop' }).getByText('Prices are in cents.').waitFor();
 		assert.equal(await page.getByRole('button', { name: 'Edit: Prices' }).count(), 0);
 		assert.equal(await page.getByRole('list', { name: 'Your rules' }).getByText('German').count(), 0);

@@ -6,12 +6,8 @@ export const load: PageLoad = async ({ parent, url }) => {
 	const { session, org } = await atHome(parent, url);
 	const manages = atLeast(org.role, 'MANAGER');
 	try {
-		const [users, invitations, organization] = await Promise.all([
-			api.users(org.id),
-			manages ? api.invitations(org.id) : undefined,
-			api.organization(org.id)
-		]);
-		return { org, manages, me: session.user.id, users, invitations, organization };
+		const [users, invitations] = await Promise.all([api.users(org.id), manages ? api.invitations(org.id) : undefined]);
+		return { org, manages, me: session.user.id, users, invitations };
 	} catch (error) {
 		refused(error, url);
 	}
