@@ -91,7 +91,9 @@ impl Store {
                 for sql in OF_RUN {
                     sqlx::query::<Db>(*sql).bind(run_id).execute(&mut tx.conn).await?;
                 }
-                audit::record(tx, org_id, audit::Entry::new("run.deleted", "run", run_id, json!(null)), now).await
+                audit::record(tx, org_id, audit::Entry::new("run.deleted", "run", run_id, json!(null)), now).await?;
+                tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
+                Ok(())
             })
         })
         .await

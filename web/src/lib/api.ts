@@ -126,7 +126,7 @@ export type OfAccount = { org: number; account: number };
 const tokensOf = (of?: OfAccount) => (of ? `${org(of.org)}/service-accounts/${of.account}/tokens` : '/v1/tokens');
 type Items<T> = { items: T[]; total: number };
 
-export type Filter = { status?: string; repo_id?: string; user_id?: string; source_type?: string; text?: string };
+export type Filter = { status?: string; repo_id?: string; user_id?: string; source_type?: string; tag?: string; archived?: string; text?: string };
 export type NewRun = {
 	prompt: string;
 	repo_id?: number;
@@ -217,6 +217,8 @@ export const api = {
 	resume: (of: Of, prompt: string, images: string[] = []) =>
 		once<AgentRunResponse>(`${org(of.organization_id)}/agent/run/resume`, { agent_run_id: of.id, prompt, images }),
 	stop: (of: Of) => once<AgentRunResponse>(`${org(of.organization_id)}/agent/run/stop`, { agent_run_id: of.id }),
+	editRun: (of: Of, change: { tags?: string[]; archived?: boolean }) => call<AgentRunResponse>('PATCH', run(of), change),
+	removeRun: (of: Of) => call<void>('DELETE', run(of)),
 	repos: (orgId: number) => get<Items<RepoResponse>>(`${org(orgId)}/repos`),
 	addRepo: (orgId: number, url: string) => call<RepoResponse>('POST', `${org(orgId)}/repos`, { url }),
 	removeRepo: (orgId: number, id: number) => call<void>('DELETE', `${org(orgId)}/repos/${id}`),

@@ -31,6 +31,7 @@ export function press(event: KeyboardEvent) {
 export const KEYS: [string, string][] = [
 	['j / k', 'Next and previous run, or entry of a trace'],
 	['Enter', 'Open the run; unfold or fold the entry'],
+	['x', 'Choose the run, to tag, archive or delete it'],
 	['/', 'Find in runs, or in this page'],
 	['n / N', 'Next and previous match in a trace'],
 	['g / G', 'First and last entry of a trace'],

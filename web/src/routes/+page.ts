@@ -2,7 +2,7 @@ import { api, type Filter } from '$lib/api';
 import { atHome, refused } from '$lib/page.svelte';
 import type { PageLoad } from './$types';
 
-const FILTERS = ['status', 'repo_id', 'user_id', 'source_type'] as const;
+const FILTERS = ['status', 'repo_id', 'user_id', 'source_type', 'tag', 'archived'] as const;
 
 export const load: PageLoad = async ({ url, parent }) => {
 	const { org } = await atHome(parent, url);

@@ -211,7 +211,8 @@ pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, ViewedRun>) ->
     Ok(Json(view(&app, run).await?))
 }
 
-/// Runs of the organization as they change, each as `event: run`; no run more often than twice a second.
+/// Runs of the organization as they change, each as `event: run`, or with its id as `event: gone` once it is removed; no run
+/// more often than twice a second.
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/runs/changes", tag = "web", operation_id = "get_run_changes",
     params(("org_id" = i64, Path)),
     responses((status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
@@ -244,7 +245,7 @@ async fn follow(app: &App, org_id: i64, out: &mpsc::Sender<Result<Event, Infalli
     loop {
         tokio::select! {
             change = changes.recv() => match change {
-                Ok(Change { org_id: org, run_id, .. }) if org == org_id => {
+                Ok(Change { org_id: org, run_id, kind }) if org == org_id && kind != ChangeKind::AccessChanged => {
                     changed.insert(run_id);
                 }
                 // What was missed cannot be known here; the page asks for its list anew.
@@ -255,10 +256,16 @@ async fn follow(app: &App, org_id: i64, out: &mpsc::Sender<Result<Event, Infalli
                 Err(RecvError::Closed) => return Ok(()),
             },
             _ = tick.tick(), if !changed.is_empty() => for id in std::mem::take(&mut changed) {
-                let run = app.store.run(org_id, id).await?;
-                let view = view(app, run).await?;
-                let data = serde_json::to_string(&view).map_err(|error| ApiError::internal(&error))?;
-                if out.send(Ok(Event::default().event("run").data(data))).await.is_err() {
+                let event = match app.store.run(org_id, id).await {
+                    Ok(run) => {
+                        let view = view(app, run).await?;
+                        let data = serde_json::to_string(&view).map_err(|error| ApiError::internal(&error))?;
+                        Event::default().event("run").data(data)
+                    }
+                    Err(codegen_store::Error::NotFound) => Event::default().event("gone").data(id.to_string()),
+                    Err(error) => return Err(error.into()),
+                };
+                if out.send(Ok(event)).await.is_err() {
                     return Ok(());
                 }
             },

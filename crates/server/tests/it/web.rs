@@ -151,6 +151,23 @@ async fn changes_of_runs_are_told_as_they_happen() {
 }
 
 #[tokio::test]
+async fn a_removed_run_is_told_as_gone_also_after_someone_lost_rights() {
+    let app = TestApp::new().await;
+    let path = "/v1/organizations/1/agent/runs/changes";
+    let mut stream = app.asks(Method::GET, path, Some(TOKEN)).send().await.unwrap();
+    let (_, account) = app.post("/v1/organizations/1/service-accounts", &json!({"name": "Leaves"})).await;
+    let account = format!("/v1/organizations/1/service-accounts/{}", account["id"]);
+    assert_eq!(app.asks(Method::DELETE, &account, Some(TOKEN)).send().await.unwrap().status(), 204);
+    let (_, run) = app.post("/v1/organizations/1/agent/run", &json!({"prompt": "Go."})).await;
+    let path = format!("/v1/organizations/1/agent/run/{}", run["id"]);
+    assert_eq!(app.asks(Method::DELETE, &path, Some(TOKEN)).send().await.unwrap().status(), 200);
+    let (mut seen, gone) = (String::new(), format!("event: gone\ndata: {}\n\n", run["id"]));
+    while !seen.contains(&gone) {
+        seen.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap());
+    }
+}
+
+#[tokio::test]
 async fn models_are_offered_and_branches_come_from_the_origin() {
     let app = TestApp::new().await;
     let (status, models) = app.get("/v1/models").await;
@@ -163,7 +180,7 @@ async fn models_are_offered_and_branches_come_from_the_origin() {
 async fn every_page_is_the_app_or_says_that_it_was_not_built() {
     let app = TestApp::new().await;
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../web/build/index.html").exists();
-    for path in ["/", "/runs/1", "/pulls/1", "/repos", "/new", "/login", "/account", "/settings", "/join"] {
+    for path in ["/", "/runs/1", "/pulls/1", "/repos", "/new", "/login", "/account", "/settings", "/models", "/join"] {
         let response = app.asks(Method::GET, path, None).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
