@@ -11,6 +11,7 @@ mod keep;
 mod lost;
 mod models;
 mod no_sandbox;
+mod pages;
 mod processes;
 mod public_clients;
 mod rules;
