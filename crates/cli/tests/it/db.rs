@@ -83,6 +83,42 @@ fn the_commands_of_the_page_on_the_database_do_what_it_says() {
 }
 
 #[test]
+fn after_a_copy_to_postgresql_the_search_finds_what_it_found_before() {
+    let fixture = Fixture::new();
+    let say = |text| json!({"text": text, "calls": [{"name": "finish", "input": {"summary": "S\u{e9}ance\\ended\t'quoted'", "success": true}}]});
+    let script = format!("scripted:{}", fixture.script(&json!([say("Looked at the caf\u{e9}.")])).display());
+    let server = Server::logged_in(&fixture, &[("CODEGEN_DEFAULT_MODEL", &script), ("CODEGEN_RATE_LIMITS", "off")]);
+    for prompt in ["Find the old words.", "Find others."] {
+        let run = server.client(&["agent", "--prompt", prompt, "--follow"]);
+        assert!(run.status.success(), "{}", text(&run));
+    }
+    let looked = |server: &Server<'_>| -> Vec<Value> {
+        ["old words", "cafe", "seance", "\"ended quoted\"", "find", "nowhere"]
+            .map(|words| server.json(&["search", words])["items"].take())
+            .into_iter()
+            .map(|items| {
+                items.as_array().unwrap().iter().map(|item| json!([item["run"]["id"], item["matches"]])).collect()
+            })
+            .collect()
+    };
+    let counts = |found: &[Value]| found.iter().map(|one| one.as_array().unwrap().len()).collect::<Vec<_>>();
+    // The search follows the logs in a moment.
+    let mut before = looked(&server);
+    while counts(&before) != [1, 2, 2, 2, 2, 0] {
+        before = looked(&server);
+    }
+    let token = server.token.clone().unwrap();
+    assert_eq!(server.terminate(), Some(0));
+    let url = postgres();
+    let said = succeeds(&fixture, &["db", "copy", "--to", &url, "--json"], &[]);
+    let copied: Value = serde_json::from_str(&said).unwrap();
+    assert!(copied["rows"]["search"].as_i64() > Some(0) && copied["rows"]["search_state"] == 2, "{said}");
+    let server = Server::start(&fixture, &[("DATABASE_URL", &url)]);
+    server.log_in(&token);
+    assert_eq!(looked(&server), before);
+}
+
+#[test]
 fn a_backup_of_postgresql_made_while_its_server_runs_is_restored_into_either_database() {
     let fixture = Fixture::new();
     let (token, before) = used(&fixture);

@@ -68,7 +68,7 @@ fn the_commands_of_the_page_on_runs_do_what_it_says() {
     let input = json!({"summary": "The parser is off by one.", "success": true, "output": {"files": []}});
     let script = fixture.script(&json!([{"text": "", "calls": [{"name": "finish", "input": input}]}]));
     let model = format!("scripted:{}", script.display());
-    let server = Server::logged_in(&fixture, &[("CODEGEN_DEFAULT_MODEL", &model)]);
+    let server = Server::logged_in(&fixture, &[("CODEGEN_DEFAULT_MODEL", &model), ("CODEGEN_RATE_LIMITS", "off")]);
     assert_eq!(server.add_repo(), "1");
     // The page speaks of run 7, which its third block makes.
     for _ in 1..7 {

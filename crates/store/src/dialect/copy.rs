@@ -10,11 +10,13 @@ use sqlx::{
     postgres::PgConnection,
 };
 
-use super::{Connection, Db, Row, postgres, sqlite};
-use crate::{Copied, Error, Progress, Result};
+use super::{Connection, Db, Row, postgres, search::SEQ_BITS, sqlite};
+use crate::{Copied, Error, Progress, Result, words};
 
-/// What is made from other tables, and made again where it is missing: what the search has taken in of which log.
-const DERIVED: [&str; 1] = ["search_state"];
+/// What the search has taken in of which log. Where it is missing, a server makes it again from the logs.
+const SEARCHED: &str = "search_state";
+/// The words that it has taken in.
+const WORDS: &str = "search";
 /// Bytes of rows that are sent together.
 const CHUNK: usize = 1 << 20;
 /// Values of a statement that inserts several rows.
@@ -43,7 +45,6 @@ async fn tables(conn: &mut Connection) -> Result<Vec<Table>> {
     )
     .fetch_all(&mut *conn)
     .await?;
-    waiting.retain(|(name, _)| !DERIVED.contains(&name.as_str()));
     let mut tables = Vec::new();
     let mut there = HashSet::new();
     while !waiting.is_empty() {
@@ -101,11 +102,15 @@ pub async fn into_postgres(path: &Path, url: &str, tell: Tell<'_>) -> Result<Vec
             .map_err(|source| Error::Copy { table: table.name.clone(), source })?;
         copied.push(Copied { table: table.name.clone(), rows });
     }
+    let rows = send_words(&mut source, &mut target, tell)
+        .await
+        .map_err(|source| Error::Copy { table: WORDS.to_owned(), source })?;
+    copied.push(Copied { table: WORDS.to_owned(), rows });
     for Copied { table, rows } in &copied {
         let count = AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
         check(table, *rows, sqlx::query_scalar(count).fetch_one(&mut target).await?)?;
     }
-    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let names: Vec<&str> = copied.iter().map(|copied| copied.table.as_str()).collect();
     let end = format!("COMMIT; ANALYZE {}", names.join(", "));
     sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut target).await?;
     // It is done; whatever the connections say, nothing is left to do on them.
@@ -162,6 +167,47 @@ async fn send(
     Ok(rows)
 }
 
+/// Copies the words of the search, which each database keeps in its own way, so that all is found at once. Gives how many
+/// entries of logs they are of.
+async fn send_words(source: &mut Connection, target: &mut PgConnection, tell: Tell<'_>) -> Result<i64, sqlx::Error> {
+    let of = count(source, WORDS).await?;
+    sqlx::raw_sql("CREATE TEMPORARY TABLE sent (run_id BIGINT, seq BIGINT, text TEXT, folded TEXT) ON COMMIT DROP")
+        .execute(&mut *target)
+        .await?;
+    let mut copy = target.copy_in_raw("COPY sent FROM STDIN").await?;
+    let select =
+        AssertSqlSafe(format!("SELECT rowid >> {SEQ_BITS}, rowid & {}, text FROM {WORDS}", (1_i64 << SEQ_BITS) - 1));
+    let mut found = sqlx::query::<Db>(select).fetch(&mut *source);
+    let (mut lines, mut rows) = (String::with_capacity(2 * CHUNK), 0);
+    while let Some(row) = found.try_next().await? {
+        for column in 0..3 {
+            push_field(&mut lines, &row, column)?;
+            lines.push('\t');
+        }
+        push_text(&mut lines, &words::folded(row.try_get::<&str, _>(2)?));
+        lines.push('\n');
+        rows += 1;
+        if lines.len() >= CHUNK {
+            copy.send(lines.as_bytes()).await?;
+            lines.clear();
+            tell(Progress { what: WORDS, done: rows, of });
+        }
+    }
+    drop(found);
+    copy.send(lines.as_bytes()).await?;
+    copy.finish().await?;
+    let taken = sqlx::query(
+        "INSERT INTO search (run_id, seq, org_id, text, words)
+         SELECT sent.run_id, sent.seq, runs.org_id, sent.text, to_tsvector('simple', sent.folded)
+         FROM sent JOIN runs ON runs.id = sent.run_id",
+    )
+    .execute(&mut *target)
+    .await?
+    .rows_affected();
+    tell(Progress { what: WORDS, done: rows, of });
+    Ok(i64::try_from(taken).unwrap_or(i64::MAX))
+}
+
 /// A value as COPY reads it.
 fn push_field(lines: &mut String, row: &Row, column: usize) -> Result<(), sqlx::Error> {
     let value = row.try_get_raw(column)?;
@@ -171,17 +217,7 @@ fn push_field(lines: &mut String, row: &Row, column: usize) -> Result<(), sqlx::
         return Ok(());
     }
     match value.type_info().kind() {
-        AnyTypeInfoKind::Text => {
-            for c in row.try_get::<&str, _>(column)?.chars() {
-                match c {
-                    '\\' => lines.push_str("\\\\"),
-                    '\t' => lines.push_str("\\t"),
-                    '\n' => lines.push_str("\\n"),
-                    '\r' => lines.push_str("\\r"),
-                    c => lines.push(c),
-                }
-            }
-        }
+        AnyTypeInfoKind::Text => push_text(lines, row.try_get(column)?),
         AnyTypeInfoKind::Double | AnyTypeInfoKind::Real => {
             write!(lines, "{:?}", row.try_get::<f64, _>(column)?).unwrap_or_default();
         }
@@ -199,6 +235,18 @@ fn push_field(lines: &mut String, row: &Row, column: usize) -> Result<(), sqlx::
     Ok(())
 }
 
+fn push_text(lines: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\\' => lines.push_str("\\\\"),
+            '\t' => lines.push_str("\\t"),
+            '\n' => lines.push_str("\\n"),
+            '\r' => lines.push_str("\\r"),
+            c => lines.push(c),
+        }
+    }
+}
+
 /// Copies a PostgreSQL database of this version, as it is at one moment, into a new file of SQLite's, while others write.
 pub async fn into_sqlite(url: &str, path: &Path, tell: Tell<'_>) -> Result<Vec<Copied>> {
     postgres::is_current(url).await?;
@@ -209,7 +257,8 @@ pub async fn into_sqlite(url: &str, path: &Path, tell: Tell<'_>) -> Result<Vec<C
     sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut source).await?;
     let mut copied = Vec::new();
     sqlx::raw_sql("BEGIN").execute(&mut target).await?;
-    for table in tables(&mut target).await? {
+    // Its words are not taken along, so that the file is small.
+    for table in tables(&mut target).await?.into_iter().filter(|table| table.name != SEARCHED) {
         let rows = take(&mut source, &mut target, &table, tell)
             .await
             .map_err(|source| Error::Copy { table: table.name.clone(), source })?;

@@ -12,7 +12,7 @@ use crate::{
 /// Places in a run's log that are shown.
 const PLACES: i64 = 3;
 /// Bits of an SQLite rowid that are the entry's seq; the others are the run.
-const SEQ_BITS: u32 = 24;
+pub(super) const SEQ_BITS: u32 = 24;
 
 /// Terms as the database takes them: each of them and, of SQLite, only of this organization. None without any.
 fn expression(kind: Kind, org_id: i64, terms: &[Term]) -> Option<String> {
