@@ -245,6 +245,7 @@ mod history;
 pub mod models;
 pub mod native;
 mod output;
+mod output_work;
 mod prompt;
 mod tools;
 

@@ -1,14 +1,16 @@
 //! Structured results: the JSON schema that a caller gives, what a model is shown of it, and the check of what it writes.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt::{self, Write as _},
     sync::Arc,
     time::Duration,
 };
 
 use boon::{Compiler, Draft, SchemaIndex, Schemas, UrlLoader};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::output_work;
 
 /// Bytes of a schema: it is sent with every question to the model.
 pub const LARGEST_SCHEMA: usize = 64 << 10;
@@ -18,6 +20,8 @@ const LARGEST_OUTPUT: usize = 1 << 20;
 const DEEPEST: usize = 64;
 /// Each pattern is compiled, which may take milliseconds.
 const MOST_PATTERNS: usize = 50;
+/// Schemas that hold for one value at once; each of them may lead to several others.
+const MOST_AT_ONCE: u64 = 10_000;
 /// How long one check may take: a schema can ask for as much work as it likes.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Characters of what a model is told at once.
@@ -89,7 +93,7 @@ impl OutputSchema {
             return Err(format!("it has at most {DEEPEST} levels"));
         }
         let read = move || {
-            Walk { root: &schema, patterns: 0, cleared: HashSet::new() }.visit(&schema)?;
+            Walk { root: &schema, patterns: 0, counted: HashMap::new() }.visit(&schema)?;
             let mut compiler = Compiler::new();
             compiler.set_default_draft(Draft::V2020_12);
             compiler.enable_format_assertions();
@@ -116,9 +120,14 @@ impl OutputSchema {
             return Err(format!("it has more than {DEEPEST} levels"));
         }
         let (done, checked) = tokio::sync::oneshot::channel();
-        let (compiled, output) = (self.compiled.clone(), output.clone());
+        let (schema, compiled, output) = (self.schema.clone(), self.compiled.clone(), output.clone());
         let check = move || {
             let (schemas, index) = &*compiled;
+            // Once it has begun the checker cannot be stopped.
+            if !output_work::is_bounded(&schema, &output) {
+                done.send(Err("checking it is too much work; give a smaller or simpler one".to_owned())).ok();
+                return;
+            }
             let found = schemas.validate(&output, *index).map_err(|error| refusal(&error.to_string()));
             // Nobody waits any more where it took too long.
             done.send(found).ok();
@@ -150,8 +159,8 @@ impl OutputSchema {
 struct Walk<'s> {
     root: &'s Value,
     patterns: usize,
-    /// Schemas that are known not to lead to themselves.
-    cleared: HashSet<*const Value>,
+    /// Of schemas that are known not to lead to themselves, how many hold with each for one value.
+    counted: HashMap<*const Value, u64>,
 }
 
 impl<'s> Walk<'s> {
@@ -170,23 +179,27 @@ impl<'s> Walk<'s> {
         if self.patterns > MOST_PATTERNS {
             return Err(format!("it has at most {MOST_PATTERNS} patterns"));
         }
+        let texts = fields.get("pattern").and_then(Value::as_str).into_iter();
+        let names = fields.get("patternProperties").and_then(Value::as_object).into_iter();
+        texts.chain(names.flat_map(Map::keys).map(String::as_str)).try_for_each(output_work::fits)?;
         self.descend(schema, &mut Vec::new())?;
-        for part in below(schema, &PARTS).chain(below(schema, &WHOLE)) {
+        for part in below(fields, &PARTS).chain(below(fields, &WHOLE)) {
             self.visit(part)?;
         }
         for keywords in [&NAMED_PARTS, &DEFINITIONS, &NAMED_WHOLE] {
-            for part in below_names(schema, keywords) {
+            for part in below_names(fields, keywords) {
                 self.visit(part)?;
             }
         }
         Ok(())
     }
 
-    /// Follows what is checked against the same value. One that leads to itself would be checked for ever.
-    fn descend(&mut self, schema: &'s Value, open: &mut Vec<*const Value>) -> Result<(), String> {
+    /// Follows what is checked against the same value, and counts it. One that leads to itself would be checked for ever, and
+    /// several that each lead to the next one several times for as good as ever.
+    fn descend(&mut self, schema: &'s Value, open: &mut Vec<*const Value>) -> Result<u64, String> {
         let place: *const Value = schema;
-        if self.cleared.contains(&place) {
-            return Ok(());
+        if let Some(count) = self.counted.get(&place) {
+            return Ok(*count);
         }
         if open.contains(&place) {
             return Err("a schema in it refers to itself for the same value".to_owned());
@@ -195,34 +208,47 @@ impl<'s> Walk<'s> {
             return Err(format!("more than {DEEPEST} schemas in it lead from one to the next for the same value"));
         }
         open.push(place);
+        let mut count = 1;
         if let Some(reference) = schema.get("$ref") {
-            let target = self.target(reference)?;
-            self.descend(target, open)?;
+            self.target(reference)?;
         }
-        for part in below(schema, &WHOLE).chain(below_names(schema, &NAMED_WHOLE)) {
-            self.descend(part, open)?;
+        for same in schema.as_object().into_iter().flat_map(|fields| for_the_same(fields, self.root)) {
+            count += self.descend(same, open)?;
+        }
+        if count > MOST_AT_ONCE {
+            return Err(format!("more than {MOST_AT_ONCE} schemas in it hold for the same value"));
         }
         open.pop();
-        self.cleared.insert(place);
-        Ok(())
+        self.counted.insert(place, count);
+        Ok(count)
     }
 
     fn target(&self, reference: &Value) -> Result<&'s Value, String> {
         let text = reference.as_str().ok_or("a $ref in it is not a text")?;
-        let Some(pointer) = text.strip_prefix('#') else {
-            let shown: String = text.chars().take(100).collect();
-            return Err(format!("it refers to {shown:?}, and schemas elsewhere are not fetched"));
-        };
-        let pointer = percent_decoded(pointer);
-        self.root.pointer(&pointer).ok_or_else(|| {
-            let shown: String = text.chars().take(100).collect();
-            format!("it refers to {shown:?}, which is not in it")
-        })
+        let shown = || text.chars().take(100).collect::<String>();
+        if !text.starts_with('#') {
+            return Err(format!("it refers to {:?}, and schemas elsewhere are not fetched", shown()));
+        }
+        referred(self.root, text).ok_or_else(|| format!("it refers to {:?}, which is not in it", shown()))
     }
 }
 
+/// The place in a schema that a reference names.
+fn referred<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
+    root.pointer(&percent_decoded(reference.strip_prefix('#')?))
+}
+
+/// Schemas that hold for the same value as the one that has these fields.
+pub(crate) fn for_the_same<'s>(fields: &'s Map<String, Value>, root: &'s Value) -> impl Iterator<Item = &'s Value> {
+    let referred = fields.get("$ref").and_then(Value::as_str).and_then(|reference| referred(root, reference));
+    referred.into_iter().chain(below(fields, &WHOLE)).chain(below_names(fields, &NAMED_WHOLE))
+}
+
 /// Schemas that keywords of a schema hold, alone or in lists.
-fn below<'s>(schema: &'s Value, keywords: &'static [&'static str]) -> impl Iterator<Item = &'s Value> + use<'s> {
+fn below<'s>(
+    schema: &'s Map<String, Value>,
+    keywords: &'static [&'static str],
+) -> impl Iterator<Item = &'s Value> + use<'s> {
     keywords.iter().filter_map(|keyword| schema.get(*keyword)).flat_map(|held| match held {
         Value::Array(schemas) => schemas.as_slice(),
         schema => std::slice::from_ref(schema),
@@ -230,7 +256,10 @@ fn below<'s>(schema: &'s Value, keywords: &'static [&'static str]) -> impl Itera
 }
 
 /// Schemas that keywords of a schema hold by name.
-fn below_names<'s>(schema: &'s Value, keywords: &'static [&'static str]) -> impl Iterator<Item = &'s Value> + use<'s> {
+fn below_names<'s>(
+    schema: &'s Map<String, Value>,
+    keywords: &'static [&'static str],
+) -> impl Iterator<Item = &'s Value> + use<'s> {
     keywords.iter().filter_map(|keyword| schema.get(*keyword)?.as_object()).flat_map(serde_json::Map::values)
 }
 
@@ -361,10 +390,50 @@ mod tests {
             (json!({"description": "x".repeat(LARGEST_SCHEMA)}), "KiB"),
             (json!({"anyOf": many}), "patterns"),
             (deep, "levels"),
+            (doubling(14), "hold for the same value"),
+            (doubling(25), "hold for the same value"),
+            (json!({"pattern": "(a{1000}){1000}"}), "too large"),
+            (json!({"patternProperties": {"\\cA(\\pL{1000}){1000}": {}}}), "too large"),
         ] {
             let why = parse(&schema).unwrap_err();
             assert!(why.contains(reason), "{schema}: {why}");
         }
+    }
+
+    /// Each definition leads to the next one twice.
+    fn doubling(levels: usize) -> Value {
+        let step = |level: usize| {
+            let next = json!({"$ref": format!("#/$defs/{}", level + 1)});
+            (level.to_string(), if level < levels { json!({"allOf": [next, next]}) } else { json!({"type": "string"}) })
+        };
+        json!({"$ref": "#/$defs/0", "$defs": (0..=levels).map(step).collect::<Map<_, _>>()})
+    }
+
+    #[test]
+    fn patterns_and_schemas_that_are_large_but_bounded_are_taken() {
+        parse(&doubling(11)).unwrap();
+        parse(&json!({"pattern": "^[\\w.-]{1,64}@(?:[A-Za-z0-9-]{1,63}\\.){1,8}[A-Za-z]{2,63}$"})).unwrap();
+        parse(&json!({"patternProperties": {"^\\d{1,100}$": {}}})).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_result_that_would_be_checked_for_ever_is_refused_at_once() {
+        // Each level of the value is looked at twice as often as the one above it.
+        let twice = json!({"properties": {"next": {"$ref": "#"}}});
+        let schema = parse(&json!({"anyOf": [twice, twice.clone()]})).unwrap();
+        let nested = |levels: usize| (0..levels).fold(json!({}), |value, _| json!({"next": value}));
+        let began = std::time::Instant::now();
+        let why = schema.check(&nested(DEEPEST - 1)).await.unwrap_err();
+        assert!(why.contains("too much work") && began.elapsed() < PATIENCE, "{why}, {:?}", began.elapsed());
+        schema.check(&nested(12)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_result_of_a_plain_schema_is_checked() {
+        let item = json!({"type": "object", "properties": {"name": {"type": "string", "pattern": "^[a-z]+$"}, "n": {"enum": [1, 2]}}});
+        let schema = parse(&json!({"type": "array", "items": item})).unwrap();
+        let items: Vec<Value> = (0..30_000).map(|_| json!({"name": "abc", "n": 1})).collect();
+        schema.check(&json!(items)).await.unwrap();
     }
 
     #[test]

@@ -124,12 +124,19 @@ async fn a_live_run_keeps_its_schema() {
 #[tokio::test]
 async fn a_schema_that_cannot_be_used_is_refused_with_its_reason() {
     let app = TestApp::new().await;
+    // Each definition leads to the next one twice.
+    let next = |level: i32| json!({"$ref": format!("#/$defs/{}", level + 1)});
+    let defs = (0..20).map(|level| (level.to_string(), json!({"allOf": [next(level), next(level)]})));
+    let defs: serde_json::Map<_, _> = defs.chain([("20".to_owned(), json!({"type": "string"}))]).collect();
+    let doubling = json!({"$ref": "#/$defs/0", "$defs": defs});
     for (schema, word, reason) in [
         (json!([]), "dict_type", "dictionary"),
         (json!({"type": "strin"}), "value_error", "not a valid JSON schema"),
         (json!({"$ref": "https://example.com/schema.json"}), "value_error", "elsewhere"),
         (json!({"$ref": "file:///etc/passwd"}), "value_error", "elsewhere"),
         (json!({"$ref": "#"}), "value_error", "itself"),
+        (doubling, "value_error", "hold for the same value"),
+        (json!({"pattern": "(a{1000}){1000}"}), "value_error", "too large"),
         (json!({"description": "x".repeat(70_000)}), "value_error", "64 KiB"),
     ] {
         for (path, mut body) in [(CREATE, json!({"prompt": "x"})), (RESUME, json!({"agent_run_id": 1, "prompt": "x"}))]
