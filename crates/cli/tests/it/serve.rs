@@ -40,6 +40,33 @@ fn a_new_server_is_logged_in_to_given_a_repository_and_asked_for_a_run() {
 }
 
 #[test]
+fn a_server_that_is_asked_to_end_ends_without_a_line_of_error() {
+    let fixture = Fixture::new();
+    let log = fixture.dir.path().join("log");
+    let mut token = None;
+    for _ in 0..6 {
+        let said = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = fixture.codegen();
+        command.args(["serve", "--addr", "127.0.0.1:0"]).env("CODEGEN_ALLOW_PRIVATE_ADDRESSES", "on").stderr(said);
+        let mut server = Server::spawn(&fixture, command);
+        if token.is_none() {
+            server.read_token();
+            token = server.token.clone();
+            server.log_in(token.as_deref().unwrap());
+            let hook = server.client(&["webhooks", "add", "http://127.0.0.1:9/hooks"]);
+            assert!(hook.status.success(), "{}", text(&hook));
+        }
+        // What is to be sent is looked for once more while the server goes.
+        for _ in 0..3 {
+            server.post("/v1/organizations/1/webhooks/1/ping", token.as_deref().unwrap(), &json!({}));
+        }
+        assert_eq!(server.terminate(), Some(0));
+    }
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(said.contains("asked to end") && !said.contains("ERROR") && !said.contains("closed"), "{said}");
+}
+
+#[test]
 fn a_second_server_on_the_same_data_directory_is_refused() {
     let fixture = Fixture::new();
     let _server = Server::first(&fixture, &[]);

@@ -43,8 +43,10 @@ pub fn note(app: &App, token: &Token) {
     if app.requests.uses.is_news(token, now) {
         let (store, id) = (app.store.clone(), token.id);
         tokio::spawn(async move {
-            if let Err(error) = store.note_token_use(id, now).await {
-                tracing::warn!(token.id = id, %error, "noting when a token was used");
+            match store.note_token_use(id, now).await {
+                // The server ends.
+                Ok(()) | Err(codegen_store::Error::Closed) => {}
+                Err(error) => tracing::warn!(token.id = id, %error, "noting when a token was used"),
             }
         });
     }

@@ -67,7 +67,7 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
             )
         }
     };
-    let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
+    let mut housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
     let let_go = app.shutdown.child_token();
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();
@@ -116,6 +116,9 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
         warn!("{} runs did not let go in {DRAIN:?} and are dropped", tasks.len());
         tasks.shutdown().await;
     }
+    // Until it is gone: what it asks of a store that is being closed would be told as errors.
+    housekeeping.abort();
+    (&mut housekeeping).await.ok();
     Ok(())
 }
 
