@@ -393,6 +393,11 @@ impl<'a> Fields<'a> {
         self.raw(key).is_some()
     }
 
+    /// Whether the body has this key, be it null.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.body.contains_key(key)
+    }
+
     /// A flag of the body that may be absent or null.
     pub fn optional_flag(&mut self, key: &str) -> Option<Option<bool>> {
         let Some(raw) = self.raw(key) else { return Some(None) };

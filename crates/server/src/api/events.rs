@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
+use utoipa::ToSchema;
 
 use super::{
     agent_runs::no_run,
@@ -16,6 +17,17 @@ use super::{
     error::{ApiError, Loc, Refusal, Refusals, ValidationError},
 };
 use crate::App;
+
+/// An event of a stream.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation")]
+pub struct StreamedEvent {
+    /// Where to go on from, where one can.
+    id: Option<String>,
+    event: String,
+    /// JSON.
+    data: String,
+}
 
 /// Which run, from where.
 pub struct Events {
@@ -40,7 +52,7 @@ impl Input for Events {
     params(("agent_run_id" = i64, Path), ("org_id" = i64, Path), ("Last-Event-ID" = Option<i64>, Header),
         ("last_event_id" = Option<i64>, Query),
         ("until_now" = Option<bool>, Query)),
-    responses((status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
+    responses((status = 200, description = "Server-sent events", body = StreamedEvent, content_type = "text/event-stream"),
         (status = 404, description = "Not Found", body = Refusal), Refusals))]
 pub async fn get(
     State(app): State<Arc<App>>,

@@ -29,6 +29,7 @@ use super::{
     auth::{Asked, InOrg, while_allowed},
     body::{Fields, Input},
     error::{ApiError, Refusal, Refusals},
+    events::StreamedEvent,
     limits::Limit,
     page::time,
     run_filters::{self, RunsQuery},
@@ -215,7 +216,7 @@ pub async fn get(State(app): State<Arc<App>>, asked: Asked<InOrg, ViewedRun>) ->
 /// more often than twice a second.
 #[utoipa::path(get, path = "/v1/organizations/{org_id}/agent/runs/changes", tag = "web", operation_id = "get_run_changes",
     params(("org_id" = i64, Path)),
-    responses((status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
+    responses((status = 200, description = "Server-sent events", body = StreamedEvent, content_type = "text/event-stream"),
         Refusals))]
 pub async fn changes(
     State(app): State<Arc<App>>,

@@ -63,11 +63,16 @@ impl Input for GenerateSetupCommandsInput {
             let sentence = format!("String should have at most {LONGEST_PROMPT} characters");
             fields.fail(&["body", "prompt"], "string_too_long", sentence);
         }
-        let trigger_source = fields.optional_text("trigger_source");
+        // In the contract it may be absent and not null.
+        let trigger_source = if fields.is_given("trigger_source") {
+            fields.text("trigger_source")
+        } else {
+            Some("setup-commands".to_owned())
+        };
         Some(Self {
             repo_id: repo_id?,
             prompt: prompt?.filter(|text| !text.trim().is_empty()),
-            trigger_source: trigger_source?.unwrap_or_else(|| "setup-commands".to_owned()),
+            trigger_source: trigger_source?,
         })
     }
 }
