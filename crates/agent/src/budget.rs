@@ -7,6 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Budget, Entry, Limit, Outcome, Reply};
 
+/// A command that was killed ends at once; its sandbox may not be able to say so.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// The same when someone waits for the run to stop.
+const LAST_WORDS_OF_STOPPED: Duration = Duration::from_millis(400);
+
 /// Steps, tokens and money used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Spent {
@@ -83,6 +88,11 @@ impl Halt {
             () = self.stop.cancelled() => Outcome::Stopped,
             () = tokio::time::sleep_until(self.deadline) => Outcome::OutOf(Limit::Time),
         }
+    }
+
+    /// How long the last words of a command are waited for that was killed for this.
+    pub(crate) fn last_words(&self) -> Duration {
+        if self.stop.is_cancelled() { LAST_WORDS_OF_STOPPED } else { LAST_WORDS }
     }
 
     /// The reason in words, for a tool's result.

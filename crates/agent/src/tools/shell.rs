@@ -19,8 +19,6 @@ const MAX_SECONDS: f64 = 600.0;
 const OUTPUT_BYTES: u64 = 8 * 1024 * 1024;
 /// Longer commands go in by standard input: the kernel refuses single arguments of 128 KiB.
 const ARGUMENT_BYTES: usize = 100_000;
-/// A killed command's last words are waited for this long.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 const WRAPPER: &str = include_str!("shell.sh");
 
 pub(crate) struct Shell;
@@ -98,7 +96,7 @@ async fn follow(mut running: Running, context: &Context<'_>, text: &mut String) 
                 running.kill.send(()).await.ok();
                 continue;
             }
-            () = tokio::time::sleep(LAST_WORDS), if killed => break None,
+            () = tokio::time::sleep(context.halt.last_words()), if killed => break None,
         };
         match event {
             Some(Event::Output { bytes, .. }) => {

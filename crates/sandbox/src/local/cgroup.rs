@@ -167,6 +167,18 @@ pub fn oom_kills(file: &fs::File) -> u64 {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
+/// The process of a sandbox's groups that is the first of a namespace of its own: its supervisor.
+pub fn first(cgroups: &Cgroups) -> Option<i32> {
+    let processes = cgroups.folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+    let processes: Vec<i32> =
+        processes.flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    processes.into_iter().find(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        pids.is_some_and(|pids| pids.split_whitespace().count() > 1 && pids.split_whitespace().last() == Some("1"))
+    })
+}
+
 /// Kills every process of a group.
 pub fn kill(folder: &Path) {
     let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();

@@ -7,6 +7,7 @@ use std::{
         unix::net::UnixStream as StdUnixStream,
     },
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -19,24 +20,36 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::wire::{Answer, Ask, EXIT_FRAME, KILL, MAX_FRAME, Request, WORKSPACE};
+use super::{
+    wake,
+    wire::{Answer, Ask, EXIT_FRAME, KILL, MAX_FRAME, Process, Request, WORKSPACE},
+};
 use crate::{Error, Event, Exec, Fence, Isolation, Running, Sandbox, Stream};
 
 /// A live sandbox of the local engine.
 #[derive(Debug)]
 pub struct LocalSandbox {
-    id: String,
     isolation: Isolation,
-    folder: Arc<OwnedFd>,
-    fence: Fence,
+    way: Way,
     /// Tells the supervisor that it has an owner.
     _hold: UnixStream,
+}
+
+/// The way to a supervisor, for one owner.
+#[derive(Debug, Clone)]
+struct Way {
+    id: String,
+    folder: Arc<OwnedFd>,
+    supervisor: Process,
+    fence: Fence,
 }
 
 /// Longest frame of a spool a client accepts.
 const MAX_OUTPUT: usize = 1 << 20;
 /// A supervisor answers at once. One that does not for this long is stopped or lost, and its sandbox is taken for gone.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// One that does not for this long may have been stopped by someone, and is let go on.
+const STOPPED: Duration = Duration::from_millis(300);
 /// How often a silent command's supervisor is asked whether it lives.
 const PULSE: Duration = Duration::from_secs(30);
 /// Of a request sent at once.
@@ -78,29 +91,44 @@ async fn read_frame(stream: &mut UnixStream, most: usize) -> io::Result<Vec<u8>>
 
 impl LocalSandbox {
     /// Connects as the owner with `fence`.
-    pub async fn open(id: &str, isolation: Isolation, folder: OwnedFd, fence: Fence) -> Result<Self, Error> {
-        let hold = ask(id, &folder, fence, Ask::Hold, &[]).await?.ok_or_else(|| Error::Gone(id.to_owned()))?;
-        Ok(Self { id: id.to_owned(), isolation, folder: Arc::new(folder), fence, _hold: hold })
+    pub async fn open(
+        id: &str,
+        isolation: Isolation,
+        folder: OwnedFd,
+        supervisor: Process,
+        fence: Fence,
+    ) -> Result<Self, Error> {
+        let way = Way { id: id.to_owned(), folder: Arc::new(folder), supervisor, fence };
+        let hold = ask(&way, Ask::Hold, &[]).await?.ok_or_else(|| Error::Gone(id.to_owned()))?;
+        Ok(Self { isolation, way, _hold: hold })
     }
 }
 
-async fn bounded<T>(id: &str, step: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, step).await {
+async fn bounded<T>(way: &Way, step: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+    let mut step = pin!(step);
+    let done = match tokio::time::timeout(STOPPED, &mut step).await {
+        Ok(done) => Ok(done),
+        Err(_) => {
+            wake(way.supervisor);
+            tokio::time::timeout(PATIENCE, step).await
+        }
+    };
+    match done {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(_)) | Err(_) => Err(Error::Gone(id.to_owned())),
+        Ok(Err(_)) | Err(_) => Err(Error::Gone(way.id.clone())),
     }
 }
 
 /// One request; none when it names a command that the sandbox does not know.
-async fn ask(id: &str, folder: &OwnedFd, fence: Fence, ask: Ask, stdin: &[u8]) -> Result<Option<UnixStream>, Error> {
-    let mut stream = bounded(id, UnixStream::connect(socket_path(folder))).await?;
-    for part in encode(fence, ask, stdin)?.chunks(PART) {
-        bounded(id, stream.write_all(part)).await?;
+async fn ask(way: &Way, ask: Ask, stdin: &[u8]) -> Result<Option<UnixStream>, Error> {
+    let mut stream = bounded(way, UnixStream::connect(socket_path(&way.folder))).await?;
+    for part in encode(way.fence, ask, stdin)?.chunks(PART) {
+        bounded(way, stream.write_all(part)).await?;
     }
-    let answer = bounded(id, read_frame(&mut stream, MAX_OUTPUT)).await?;
-    match decode(id, &answer)? {
+    let answer = bounded(way, read_frame(&mut stream, MAX_OUTPUT)).await?;
+    match decode(&way.id, &answer)? {
         Answer::Ok => Ok(Some(stream)),
-        Answer::Fenced => Err(Error::Fenced(id.to_owned())),
+        Answer::Fenced => Err(Error::Fenced(way.id.clone())),
         Answer::Unknown => Ok(None),
         Answer::Refused(sentence) => Err(Error::Start(sentence)),
     }
@@ -112,12 +140,12 @@ fn decode(id: &str, bytes: &[u8]) -> Result<Answer, Error> {
 }
 
 /// Passes a followed command's frames on, for as long as its supervisor lives.
-fn follow(stream: UnixStream, sandbox: &LocalSandbox) -> Running {
-    let (id, folder, fence) = (sandbox.id.clone(), Arc::clone(&sandbox.folder), sandbox.fence);
+fn follow(stream: UnixStream, way: &Way) -> Running {
+    let (way, supervisor) = (way.clone(), way.supervisor);
     let living = async move {
         loop {
             tokio::time::sleep(PULSE).await;
-            if ask(&id, &folder, fence, Ask::Hold, &[]).await.is_err() {
+            if ask(&way, Ask::Hold, &[]).await.is_err() {
                 return;
             }
         }
@@ -149,6 +177,7 @@ fn follow(stream: UnixStream, sandbox: &LocalSandbox) -> Running {
     };
     let killing = async move {
         while kills.recv().await.is_some() {
+            wake(supervisor);
             if write.write_all(&[KILL]).await.is_err() {
                 return;
             }
@@ -169,7 +198,7 @@ fn follow(stream: UnixStream, sandbox: &LocalSandbox) -> Running {
 #[async_trait]
 impl Sandbox for LocalSandbox {
     fn id(&self) -> &str {
-        &self.id
+        &self.way.id
     }
 
     fn isolation(&self) -> &Isolation {
@@ -190,19 +219,19 @@ impl Sandbox for LocalSandbox {
 
     async fn start(&self, mut exec: Exec) -> Result<Running, Error> {
         let stdin = std::mem::take(&mut exec.stdin);
-        let stream = ask(&self.id, &self.folder, self.fence, Ask::Start(exec), &stdin).await?;
-        Ok(follow(stream.ok_or_else(|| Error::Gone(self.id.clone()))?, self))
+        let stream = ask(&self.way, Ask::Start(exec), &stdin).await?;
+        Ok(follow(stream.ok_or_else(|| Error::Gone(self.way.id.clone()))?, &self.way))
     }
 
     async fn reattach(&self, key: &str) -> Result<Option<Running>, Error> {
-        let stream = ask(&self.id, &self.folder, self.fence, Ask::Follow(key.to_owned()), &[]).await?;
-        Ok(stream.map(|stream| follow(stream, self)))
+        let stream = ask(&self.way, Ask::Follow(key.to_owned()), &[]).await?;
+        Ok(stream.map(|stream| follow(stream, &self.way)))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Stream>, Error> {
-        let request = encode(self.fence, Ask::Connect(port), &[])?;
-        let id = self.id.clone();
-        let stream = bounded(&id, UnixStream::connect(socket_path(&self.folder))).await?;
+        let request = encode(self.way.fence, Ask::Connect(port), &[])?;
+        let id = self.way.id.clone();
+        let stream = bounded(&self.way, UnixStream::connect(socket_path(&self.way.folder))).await?;
         let stream = stream.into_std().map_err(io_error("connecting"))?;
         let received = tokio::task::spawn_blocking(move || receive_socket(stream, &request)).await;
         let (answer, socket) = received

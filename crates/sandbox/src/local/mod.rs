@@ -157,8 +157,10 @@ impl LocalEngine {
             idle: IDLE,
         };
         self.order(Order::Create(Box::new(create))).await?;
+        let supervisor = supervisor_of(folder, None);
         let folder = open_folder(&inside).map_err(io_error("opening the sandbox's folder"))?;
-        Ok(Arc::new(LocalSandbox::open(&spec.id, self.isolation.clone(), folder, spec.fence).await?))
+        let supervisor = supervisor.ok_or_else(|| Error::Gone(spec.id.clone()))?;
+        Ok(Arc::new(LocalSandbox::open(&spec.id, self.isolation.clone(), folder, supervisor, spec.fence).await?))
     }
 
     /// Names differ between data directories: sandboxes of two of them may have the same id.
@@ -196,10 +198,16 @@ fn load(folder: &Path) -> Option<State> {
     serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
 }
 
-/// The sandbox's supervisor, if it lives.
-fn supervisor_of(folder: &Path) -> Option<Process> {
-    let process: Process = serde_json::from_slice(&fs::read(folder.join(PROCESS)).ok()?).ok()?;
-    (start_time(process.pid) == Some(process.start_time)).then_some(process)
+/// The sandbox's supervisor, if it lives; looked for in its groups where what was written of it cannot be read.
+fn supervisor_of(folder: &Path, state: Option<&State>) -> Option<Process> {
+    let written = fs::read(folder.join(PROCESS)).ok().and_then(|bytes| serde_json::from_slice::<Process>(&bytes).ok());
+    match written {
+        Some(process) => (start_time(process.pid) == Some(process.start_time)).then_some(process),
+        None => {
+            let pid = cgroup::first(&state?.cgroups)?;
+            Some(Process { pid, start_time: start_time(pid)? })
+        }
+    }
 }
 
 /// The supervisor connects with a mapped id, so the socket is opened to all; its folder keeps others out.
@@ -264,17 +272,27 @@ fn outcome(done: io::Result<Done>) -> Result<(), Error> {
     }
 }
 
+/// A supervisor that lives, to be signalled.
+fn hold(supervisor: Process) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(supervisor.pid).filter(|_| supervisor.pid > 0) else { return Ok(None) };
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => Ok((start_time(supervisor.pid) == Some(supervisor.start_time)).then_some(process)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets a supervisor go on that someone has stopped.
+fn wake(supervisor: Process) {
+    let woken = hold(supervisor).map(|held| held.map(|held| rustix::process::pidfd_send_signal(&held, Signal::CONT)));
+    if let Err(error) | Ok(Some(Err(error))) = woken.map(|sent| sent.map(|sent| sent.map_err(io::Error::from))) {
+        warn!(%error, "letting a sandbox's supervisor go on");
+    }
+}
+
 /// Kills a supervisor, and with it, as the first process of its namespace, everything inside; returns when all is gone.
 fn end(supervisor: Process) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(supervisor.pid).filter(|_| supervisor.pid > 0) else { return Ok(()) };
-    let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(process) => process,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    if start_time(supervisor.pid) != Some(supervisor.start_time) {
-        return Ok(());
-    }
+    let Some(process) = hold(supervisor)? else { return Ok(()) };
     match rustix::process::pidfd_send_signal(&process, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => return Err(error.into()),
@@ -312,10 +330,10 @@ impl Engine for LocalEngine {
         let gone = || Error::Gone(id.to_owned());
         let folder = self.folder(id)?;
         let state = load(&folder).ok_or_else(gone)?;
-        supervisor_of(&folder).ok_or_else(gone)?;
+        let supervisor = supervisor_of(&folder, Some(&state)).ok_or_else(gone)?;
         open_gateway(state.gateway.as_deref());
         let folder = open_folder(&folder.join(INSIDE)).map_err(|_| gone())?;
-        Ok(Arc::new(LocalSandbox::open(id, self.isolation.clone(), folder, fence).await?))
+        Ok(Arc::new(LocalSandbox::open(id, self.isolation.clone(), folder, supervisor, fence).await?))
     }
 
     async fn destroy(&self, id: &str) -> Result<(), Error> {
@@ -326,13 +344,14 @@ impl Engine for LocalEngine {
         }
         let state = load(&folder);
         let ids = state.as_ref().map_or(self.ids, |state| state.ids);
-        if let Some(supervisor) = supervisor_of(&folder) {
+        if let Some(supervisor) = supervisor_of(&folder, state.as_ref()) {
             let ended = tokio::task::spawn_blocking(move || end(supervisor)).await;
             ended
                 .map_err(|error| Error::Io(format!("ending sandbox {id}"), io::Error::other(error)))?
                 .map_err(io_error(format!("ending sandbox {id}")))?;
         }
         if let Some(state) = state {
+            state.cgroups.folders.iter().for_each(|group| cgroup::kill(group));
             cgroup::remove(&state.cgroups).await.map_err(io_error(format!("removing the cgroups of sandbox {id}")))?;
         }
         let inside = folder.join(INSIDE);

@@ -163,7 +163,10 @@ fn serve(socket: &OwnedFd) {
 
 fn record(path: &Path, pid: i32) -> io::Result<()> {
     let start_time = start_time(pid).ok_or_else(|| io::Error::other("its process is gone"))?;
-    fs::write(path, serde_json::to_vec(&Process { pid, start_time })?)
+    // Whole or not at all: what cannot be read names nobody.
+    let part = path.with_extension("new");
+    fs::write(&part, serde_json::to_vec(&Process { pid, start_time })?)?;
+    fs::rename(part, path)
 }
 
 fn failed(stage: &str, error: &io::Error) -> Done {
