@@ -326,6 +326,17 @@ impl Store {
         self.write(|tx| Box::pin(dialect::gives_back(tx))).await
     }
 
+    /// Brings what was written lately into the database's main file, so that its size is what it holds; false where someone was
+    /// reading all the time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn fold(&self) -> Result<bool> {
+        let (done, folded) = tokio::sync::oneshot::channel();
+        self.requests.send(dialect::Request::Fold(done)).await.map_err(|_| Error::Closed)?;
+        folded.await.map_err(|_| Error::Closed)?
+    }
+
     /// Writes the whole database anew without its empty pages. Nothing else is written meanwhile, and the disk needs room
     /// for a second copy.
     ///

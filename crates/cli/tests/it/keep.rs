@@ -82,7 +82,11 @@ fn df_names_what_uses_the_disk_and_prune_frees_it_beside_a_running_server() {
     assert_eq!(planned["mirrors"], pruned["mirrors"]);
     assert!(pruned["freed"]["outputs"].as_u64().unwrap() > 1_000_000, "{pruned:#}");
     assert!(pruned["freed"]["traces"].as_u64().unwrap() > 10_000, "{pruned:#}");
+    let [before_it, after_it] = [0, 1].map(|n| pruned["database_bytes"][n].as_u64().unwrap());
+    assert!(after_it + 1_000_000 < before_it, "the server goes on, and its files shrink: {before_it} to {after_it}");
+    let was = items(&usage, "database")[0]["bytes"].as_u64().unwrap();
     let usage = server.json(&["df"]);
+    assert!(items(&usage, "database")[0]["bytes"].as_u64().unwrap() + 1_000_000 < was, "{usage:#}");
     assert!(items(&usage, "mirror").is_empty() && items(&usage, "outputs").is_empty(), "{usage:#}");
     assert_eq!(items(&usage, "patches").len(), 1, "the diff stays");
 

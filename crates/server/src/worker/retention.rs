@@ -196,22 +196,23 @@ pub async fn carry_out(store: &Store, data_dir: &Path, plan: Plan, now: i64) -> 
     Ok(freed)
 }
 
-/// Gives the database's empty pages back, a few at a time; returns the bytes that stay empty.
+/// Gives the database's empty pages back, a few at a time, and the room of what was written lately beside it; returns the bytes
+/// that stay empty.
 ///
 /// # Errors
 /// When the store fails.
 pub async fn give_back(store: &Store) -> Result<u64> {
     let mut left = store.free_bytes().await.context("looking for empty pages")?;
-    if !store.shrinks().await? {
-        return Ok(left.unsigned_abs());
-    }
-    while left > 0 {
+    let shrinks = store.shrinks().await?;
+    while left > 0 && shrinks {
         let now = store.shrink(PAGES).await.context("giving empty pages back")?;
         if now >= left {
             break;
         }
         left = now;
     }
+    // The files take their new sizes only then. Where readers are in the way, the next change that finds none does it.
+    store.fold().await.context("giving the room of the database's log back")?;
     Ok(left.unsigned_abs())
 }
 

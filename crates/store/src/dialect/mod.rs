@@ -115,6 +115,8 @@ pub enum Request {
     Write(Box<dyn Work>, Scope),
     /// Write the database anew, without its empty pages.
     Rebuild(oneshot::Sender<Result<()>>),
+    /// Bring what waits beside the database's file into it, and give its room back; false where a reader was in the way.
+    Fold(oneshot::Sender<Result<bool>>),
     /// Close the database and free the data directory.
     Close(oneshot::Sender<()>),
 }

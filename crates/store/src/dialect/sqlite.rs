@@ -65,6 +65,7 @@ pub async fn open(path: &Path) -> Result<(Reading, Writing)> {
 
 /// Opens a database that may be new.
 async fn make(path: &Path) -> Result<SqliteConnection> {
+    let is_new = std::fs::metadata(path).map_or(true, |meta| meta.len() == 0);
     // Only the owner may read it; SQLite gives its other files the mode of this one.
     std::fs::OpenOptions::new()
         .create(true)
@@ -73,9 +74,10 @@ async fn make(path: &Path) -> Result<SqliteConnection> {
         .mode(0o600)
         .open(path)
         .map_err(|source| Error::Io { operation: "opening the database", path: path.to_owned(), source })?;
-    // Takes effect in a new database: its empty pages can be given back a few at a time. Only here, for saying it to a
-    // database that is there is a write: who only reads would need the writer's turn, and room on the disk.
-    connect(path, options(path).auto_vacuum(SqliteAutoVacuum::Incremental)).await
+    // Takes effect in a new database: its empty pages can be given back a few at a time. Saying it to a database that is there
+    // is a write, which needs the writer's turn, and room on the disk.
+    let new = if is_new { options(path).auto_vacuum(SqliteAutoVacuum::Incremental) } else { options(path) };
+    connect(path, new).await
 }
 
 /// Migrates a database; gives the versions that it had.
@@ -283,6 +285,11 @@ async fn write_in_groups(conn: Writing, lock: Option<DirLock>, mut inbox: Inbox,
                 done.send(rebuild(&mut tx.conn).await).ok();
                 continue;
             }
+            Request::Fold(done) => {
+                // As above.
+                done.send(fold(&mut tx.conn).await).ok();
+                continue;
+            }
             Request::Close(done) => {
                 closing = Some(done);
                 break;
@@ -356,7 +363,7 @@ async fn group(
             match inbox.requests.try_recv() {
                 Ok(Request::Write(job, _)) => next = Some(job),
                 // Not within a transaction.
-                Ok(other @ (Request::Rebuild(_) | Request::Close(_))) => *put_off = Some(other),
+                Ok(other @ (Request::Rebuild(_) | Request::Fold(_) | Request::Close(_))) => *put_off = Some(other),
                 // Empty, or every sender has gone.
                 Err(_) => {}
             }
@@ -386,6 +393,22 @@ async fn rebuild(conn: &mut Writing) -> Result<()> {
     // The main file takes its new size when the write-ahead log is folded into it.
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(conn).await?;
     Ok(())
+}
+
+/// Brings the write-ahead log into the main file and cuts it off, which is what gives room back to the file system. Whoever reads
+/// an older state is waited for, and nobody writes meanwhile, so that is not for long.
+async fn fold(conn: &mut Connection) -> Result<bool> {
+    // Most of it while others write.
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(&mut *conn).await?;
+    sqlx::raw_sql("PRAGMA busy_timeout = 1000").execute(&mut *conn).await?;
+    let folded = sqlx::query_scalar::<_, i64>("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *conn).await;
+    sqlx::raw_sql("PRAGMA busy_timeout = 10000").execute(conn).await?;
+    match folded {
+        Ok(busy) => Ok(busy == 0),
+        // SQLITE_BUSY.
+        Err(error) if super::code(&error).is_some_and(|code| code == "5") => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Gives up to `pages` empty pages back to the file system.

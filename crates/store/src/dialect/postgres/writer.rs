@@ -74,6 +74,7 @@ pub async fn write(
             }
             // Whoever asked may have stopped waiting.
             Request::Rebuild(done) => done.send(rebuild(&url).await).unwrap_or_default(),
+            Request::Fold(done) => done.send(Ok(true)).unwrap_or_default(),
             Request::Close(done) => return Some(done),
         }
     }
