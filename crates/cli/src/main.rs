@@ -144,7 +144,7 @@ fn with_means(isolation: Isolation, command: impl AsyncFnOnce(Means) -> Result<E
         eprintln!("codegen: WARNING: {}", codegen_server::engine::UNISOLATED);
         Means::Unisolated(caller())
     } else {
-        Means::Isolated(zygote()?)
+        Means::Isolated(zygote()?.into())
     };
     async_runtime()?.block_on(command(means))
 }

@@ -1,9 +1,9 @@
 //! `codegen serve` and `codegen worker`: until SIGTERM or Ctrl-C.
 
-use std::{io::Write as _, net::SocketAddr, process::ExitCode};
+use std::{io::Write as _, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use codegen_server::{App, Clock, FirstStart, Means, Part, config::Config, engine};
+use codegen_server::{App, Clock, FirstStart, Means, Part, config::Config, engine, room};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -62,12 +62,26 @@ async fn start(args: Args, means: Means, part: Part) -> Result<ExitCode> {
         Part::Whole | Part::Api => Some(listen(&mut config).await?),
     };
     let zygote_gone = means.gone().context("watching the process that makes sandboxes")?;
-    let engine = engine::engine(means, &config.data_dir)?;
-    if part != Part::Api {
-        // A host that refuses is found out now, not by the first run.
-        engine::try_out(&*engine).await.context("trying a sandbox out")?;
-    }
-    let (app, first_start) = App::open_part(config, engine, Clock::system(), part).await?;
+    let (app, first_start) = loop {
+        let error = match open(means.clone(), &config, part).await {
+            Ok(opened) => break opened,
+            Err(error) if room::is_full(&error) && !room::is_there(&config.data_dir) => error,
+            Err(error) => return Err(error),
+        };
+        if room::give_reserve(&config.data_dir) {
+            continue;
+        }
+        error!(
+            error = format!("{error:#}"),
+            "there is no room on the disk to start with; codegen goes on once there is some"
+        );
+        tell_systemd(NotifyState::Ready);
+        tokio::select! {
+            done = room::wait(&config.data_dir, listener.as_ref()) => done?,
+            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+        }
+    };
     let mut words = match part {
         Part::Worker => format!("codegen works on runs as {}\n", app.worker_id),
         Part::Whole | Part::Api => format!("codegen is at {}\n", app.config.public_url),
@@ -109,6 +123,15 @@ async fn start(args: Args, means: Means, part: Part) -> Result<ExitCode> {
         None => codegen_server::work(app).await?,
     }
     watching.await.context("watching the process that makes sandboxes")
+}
+
+async fn open(means: Means, config: &Config, part: Part) -> Result<(Arc<App>, Option<FirstStart>)> {
+    let engine = engine::engine(means, &config.data_dir)?;
+    // A host that refuses is found out now, not by the first run. Where there is no room, the worker tries once there is.
+    if part != Part::Api && room::is_there(&config.data_dir) {
+        engine::try_out(&*engine).await.context("trying a sandbox out")?;
+    }
+    App::open_part(config.clone(), engine, Clock::system(), part).await
 }
 
 /// Takes the address of the settings, and puts the port there that the kernel gave for port 0.

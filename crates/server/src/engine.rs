@@ -27,10 +27,10 @@ pub const WAY_OUT: &str =
     "where every task and repository is trusted, --unsafe-no-sandbox runs commands without isolation";
 
 /// What an engine is made of. Chosen before the async runtime starts, for a zygote must be forked before it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Means {
     /// Isolated sandboxes are cloned from this process.
-    Isolated(Zygote),
+    Isolated(Arc<Zygote>),
     /// `--unsafe-no-sandbox`, and no other setting: plain processes of this host.
     Unisolated(Caller),
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use codegen_sandbox::Engine;
-use codegen_store::{DirLock, NewUser, Store};
+use codegen_store::{DirLock, Error as StoreError, NewUser, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ mod outside;
 mod password;
 pub mod people;
 pub mod prune;
+pub mod room;
 mod run;
 mod search;
 pub mod secrets;
@@ -84,6 +85,8 @@ pub struct App {
     pub worker_id: String,
     /// Its right to work on runs.
     pub lease: Lease,
+    /// The runs that it works on.
+    pub(crate) live: worker::Live,
     /// Which life of its data this directory is in; grows with each restore.
     pub incarnation: i64,
     /// What time it is.
@@ -155,6 +158,21 @@ impl App {
                  postgres://user:password@host/database, or use `codegen serve` for both in one"
             ),
         };
+        let opened = Self::open_on(store.clone(), config, engine, clock, part).await;
+        if opened.is_err() {
+            // It can be opened again.
+            store.close().await;
+        }
+        opened
+    }
+
+    async fn open_on(
+        store: Store,
+        config: Config,
+        engine: Arc<dyn Engine>,
+        clock: Clock,
+        part: Part,
+    ) -> Result<(Arc<Self>, Option<FirstStart>)> {
         let incarnation = incarnation::read(&config.data_dir)?;
         let keys = Arc::new(secrets::Keys::open(&config.data_dir, config.secret_key.as_ref())?);
         // Whoever has the data directory knows that the workers that had it before are gone.
@@ -178,6 +196,7 @@ impl App {
             shutdown,
             worker_id,
             lease,
+            live: worker::Live::default(),
             incarnation,
             clock,
             started: Instant::now(),
@@ -207,10 +226,13 @@ impl App {
             (Some(_), Some(_)) => None,
             (None, Some(preset)) => {
                 let (_, admin) = app.store.first_org_and_admin().await.context("finding the admin")?;
-                app.store
-                    .add_token(admin.id, "preset", &token::hash(preset), app.now())
-                    .await
-                    .context("adding the token")?;
+                match app.store.add_token(admin.id, "preset", &token::hash(preset), app.now()).await {
+                    // It was added at the first start, if it is the same still.
+                    Err(StoreError::Full) => {
+                        warn!("the disk is full: the preset token is not added if it is a new one")
+                    }
+                    added => added.map(drop).context("adding the token")?,
+                }
                 None
             }
             (None, None) => None,

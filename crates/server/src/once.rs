@@ -67,6 +67,8 @@ impl Stopper {
     /// Interrupts the agent; its work is kept and the run ends as CANCELLED.
     pub async fn stop(&self) {
         if let Err(error) = self.app.store.request_stop(self.run.org_id, self.run.id, self.app.now()).await {
+            // It ends even so; only its end has to wait until it can be written down.
+            self.app.live.stop(self.run.org_id, self.run.id);
             tracing::error!(%error, "stopping the run");
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     Means, Zygote,
     config::Config,
     disk::{self, Usage},
-    engine, once,
+    engine, once, room,
     worker::{
         reap,
         retention::{self, Freed, Limits, Plan},
@@ -204,13 +204,18 @@ async fn prune_of(config: &Config, data_dir: &Path, zygote: Option<Zygote>, want
     };
     let done = async {
         if alone && let Some(zygote) = zygote {
-            match engine::engine(Means::Isolated(zygote), data_dir) {
+            match engine::engine(Means::Isolated(zygote.into()), data_dir) {
                 Ok(engine) => {
                     let kept = reap::kept_ms(&config.keep);
                     reap::remove_leftovers(&store, &*engine, data_dir, kept, now()).await?;
                 }
                 Err(error) => warn!(error = format!("{error:#}"), "without an engine no sandbox is removed"),
             }
+        }
+        if !room::is_there(data_dir) {
+            // Dropping is writing first.
+            room::give_reserve(data_dir);
+            store.fold().await.context("giving the room of the database's log back")?;
         }
         let plan = retention::plan(&store, data_dir, &wanted.limits(config), now()).await?;
         let freed = retention::carry_out(&store, data_dir, plan.clone(), now()).await?;

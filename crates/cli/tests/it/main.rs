@@ -5,6 +5,7 @@ mod accounts;
 mod claude;
 mod cluster;
 mod db;
+mod deaths;
 mod fixture;
 mod full_disk;
 mod keep;

@@ -17,7 +17,7 @@ use codegen_store::Phase;
 use serde_json::json;
 
 use super::{error::ApiError, idempotency::UnderWay, last_use::Uses, limits::Limits};
-use crate::App;
+use crate::{App, room};
 
 /// What is counted of requests.
 #[derive(Default)]
@@ -69,6 +69,9 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Json<serde_json::Valu
         tracing::error!(%error, "the database does not answer");
         unready("The database does not answer.")
     })?;
+    if !room::is_there(&app.config.data_dir) {
+        return Err(unready("There is no room on the server's disk: what is there can be read, and no run is begun."));
+    }
     Ok(Json(json!({"status": "ready", "isolated": app.engine.isolation().isolated()})))
 }
 

@@ -19,7 +19,7 @@ use super::{
     body::Fields,
     error::{ApiError, Loc, ValidationError},
 };
-use crate::App;
+use crate::{App, Part, room};
 
 /// The header.
 const HEADER: &str = "idempotency-key";
@@ -66,13 +66,34 @@ pub async fn ask(app: &Arc<App>, org_id: i64, key: Option<RequestKey>, ask: Ask)
         Ask::Message { .. } => (true, None),
         Ask::Stop { .. } => (false, None),
     };
+    if matches!(ask, Ask::Create(_)) && app.part == Part::Whole && !room::is_there(&app.config.data_dir) {
+        return Err(codegen_store::Error::Full.into());
+    }
+    let stopped = match &ask {
+        Ask::Stop { run_id } => Some(*run_id),
+        Ask::Create(_) | Ask::Message { .. } => None,
+    };
+    // What a run does is ended at once, whether or not that can be written down.
+    let is_cut = || stopped.is_some_and(|run_id| app.live.stop(org_id, run_id));
+    // The stop again, where the disk is full and there was still a little room for such words.
+    let again = |error: &codegen_store::Error| match (error, stopped) {
+        (codegen_store::Error::Full, Some(run_id)) if is_cut() && room::give_reserve(&app.config.data_dir) => {
+            Some(Ask::Stop { run_id })
+        }
+        _ => None,
+    };
     let refused = |error| match (error, repo_id) {
         (codegen_store::Error::NotFound, Some(id)) => ApiError::not_found(format!("Repository {id} not found.")),
+        (codegen_store::Error::Full, _) if is_cut() => stopped_unwritten(),
         (other, _) => no_run(other),
     };
     let now = app.now();
     let Some(key) = key else {
-        let run = app.store.ask(org_id, ask, now).await.map_err(refused)?;
+        let mut asked = app.store.ask(org_id, ask, now).await;
+        if let Some(ask) = asked.as_ref().err().and_then(again) {
+            asked = app.store.ask(org_id, ask, now).await;
+        }
+        let run = asked.map_err(refused)?;
         let mut response = response(app, run)?;
         response.new_agent_run_id = is_message.then_some(response.id);
         return Ok(Json(response).into_response());
@@ -85,11 +106,24 @@ pub async fn ask(app: &Arc<App>, org_id: i64, key: Option<RequestKey>, ask: Ask)
         Ok(serde_json::to_string(&response)?)
     });
     let json = [(header::CONTENT_TYPE, "application/json")];
-    match app.store.ask_once(org_id, key, ask, answer, now).await.map_err(refused)? {
+    let mut answered = app.store.ask_once(org_id, key.clone(), ask, answer.clone(), now).await;
+    if let Some(ask) = answered.as_ref().err().and_then(again) {
+        answered = app.store.ask_once(org_id, key, ask, answer, now).await;
+    }
+    match answered.map_err(refused)? {
         Answered::Now(body) => Ok((json, body).into_response()),
         Answered::Before(body) => Ok((json, [(REPLAYED, "true")], body).into_response()),
         Answered::OtherBody => Err(other_body()),
     }
+}
+
+/// 507 for a stop that was done and not written down.
+fn stopped_unwritten() -> ApiError {
+    tracing::error!("the disk with the database is full; a run was stopped, which is written down once there is room");
+    let sentence = "The server's disk is full, so that the stop could not be written down. What the run was doing was ended \
+                    even so, and the run ends as stopped once there is room; should the server itself end before that, the run \
+                    goes on at its next start.";
+    ApiError::Refused(StatusCode::INSUFFICIENT_STORAGE, sentence.to_owned())
 }
 
 /// 422 for a key that came with another body before.

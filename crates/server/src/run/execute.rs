@@ -16,7 +16,7 @@ use super::{
     prepare::{self, Prepared},
     workspace::{Keeper, Turns},
 };
-use crate::{App, config::TraceLimits, disk, engine::WAY_OUT, secrets::Unreadable};
+use crate::{App, config::TraceLimits, disk, engine::WAY_OUT, room::is_full, secrets::Unreadable};
 
 /// Time that an agent has to reach its next entry when the worker lets it go.
 const LET_GO_GRACE: Duration = Duration::from_secs(5);
@@ -89,7 +89,8 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
         None => None,
     };
     let (let_go, stop) = (signals.let_go.clone(), signals.stop.clone());
-    let mut story = Story { app, run, org, user, repo, origin: SecretString::default(), let_go, stop };
+    let origin = SecretString::default();
+    let mut story = Story { app, run, org, user, repo, origin, let_go, stop };
     if let Some(repo) = &story.repo {
         match story.app.origin(repo).await {
             Ok(origin) => story.origin = origin,
@@ -159,16 +160,6 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
 #[derive(Debug, thiserror::Error)]
 #[error("the sandbox was lost {MAX_LOST} times without progress")]
 struct LostAgain;
-
-/// Whether the disk of the data directory is full, whoever met it.
-pub fn is_full(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| {
-        matches!(e.downcast_ref(), Some(codegen_store::Error::Full))
-            || e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull)
-            // Git and the sandbox's own programs only say it.
-            || e.to_string().contains("No space left on device")
-    })
-}
 
 pub(super) fn is_gone(error: &anyhow::Error) -> bool {
     error.chain().any(|e| matches!(e.downcast_ref(), Some(SandboxError::Gone(_))))
@@ -266,8 +257,14 @@ impl Story {
         Ok(true)
     }
 
-    /// Ends a run whose preparation was stopped (no reason) or did not work.
+    /// Ends a run whose preparation was stopped (no reason) or did not work, and what its sandbox does in any case.
     async fn end_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
+        let recorded = self.record_unprepared(why).await;
+        prepare::destroy(&self.app, &prepare::sandbox_id(&self.app, &self.run)).await;
+        recorded
+    }
+
+    async fn record_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
         let mut ending = match why {
             None => {
                 let text = "Stopped before the agent began.".to_owned();
@@ -302,7 +299,6 @@ impl Story {
             "run {} ended unprepared",
             self.run.id
         );
-        prepare::destroy(&self.app, &prepare::sandbox_id(&self.app, &self.run)).await;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use super::{
-    execute::{Ending, Story, is_full, is_gone},
+    execute::{Ending, Story, is_gone},
     log::RunLog,
     prepare::{Git, Prepared},
     workspace::{self, MOST_TIME},
@@ -20,6 +20,7 @@ use crate::{
         self, PullRequestSpec,
         git::{self, Kept, Mirror},
     },
+    room::is_full,
 };
 
 /// The blob that holds the run's whole change.
@@ -27,6 +28,8 @@ const DIFF: &str = "diff";
 
 /// Time to commit the work of a run that someone stops, of the 2 s that a stop may take.
 const STOPPING: Duration = Duration::from_millis(1200);
+/// The last part of it, in which the sandbox is asked whether it answers at all.
+const ANSWERING: Duration = Duration::from_millis(200);
 /// Bytes of commits that a run may have made, compressed.
 const MOST_BYTES: u64 = 8 << 30;
 
@@ -41,20 +44,33 @@ pub(super) async fn carry_out(
     log: &RunLog,
     ending: &mut Ending,
 ) -> Result<bool> {
+    let sandbox = prepared.sandbox.clone();
     let time_is_up = async {
         story.stop.cancelled().await;
-        tokio::time::sleep(STOPPING).await;
+        tokio::time::sleep(STOPPING - ANSWERING).await;
+        let (answer, ()) = tokio::join!(
+            tokio::time::timeout(ANSWERING, sandbox.reattach("whether it answers")),
+            tokio::time::sleep(ANSWERING)
+        );
+        answer.is_ok_and(|answer| answer.is_ok())
     };
-    tokio::select! {
+    let answers = tokio::select! {
         biased;
         done = carry_all_out(story, prepared, log, ending) => return done.map(|()| true),
-        () = time_is_up => {}
-    }
+        answers = time_is_up => answers,
+    };
     ending.reason = Reason::Cancelled;
+    let why = if answers {
+        "The workspace is too large to be committed in the time that a stop has."
+    } else {
+        "The sandbox does not answer, so its workspace could not be committed in the time that a stop has."
+    };
     add(
         ending,
-        "The workspace is too large to be committed in the time that a stop has. It is kept in the background for up to a \
-         minute; until then, and where that does not work, the work is kept as it was after the last turn that was kept.",
+        &format!(
+            "{why} It is kept in the background for up to a minute; until then, and where that does not work, the work is \
+             kept as it was after the last turn that was kept."
+        ),
     );
     Ok(false)
 }
@@ -63,16 +79,25 @@ pub(super) async fn carry_out(
 pub(super) async fn keep_late(story: &Story, prepared: &Prepared) -> Result<()> {
     let (app, run) = (&story.app, &story.run);
     let Some(git) = &prepared.git else { return Ok(()) };
+    let is_left_alone = async || {
+        let now = app.store.run_by_id(run.id).await?;
+        anyhow::Ok(now.attempt == run.attempt && now.phase == Phase::Done)
+    };
     let keeping = async {
         if let Some((commit, _)) = git.checkout.keep(&*prepared.sandbox, None, MOST_TIME).await? {
             let known = git.mirror.kept(Kept::Workspace(run.id)).await?;
             let most = workspace::MOST_BYTES;
             let pack = git.checkout.pack(prepared.sandbox.clone(), &commit, known.as_deref(), most).await?;
-            let now = app.store.run_by_id(run.id).await?;
-            if now.attempt != run.attempt || now.phase != Phase::Done {
-                return Ok(());
+            if is_left_alone().await? {
+                git.mirror.import_pack(Kept::Workspace(run.id), &commit, pack.bytes).await?;
             }
-            git.mirror.import_pack(Kept::Workspace(run.id), &commit, pack.bytes).await?;
+        }
+        anyhow::Ok(())
+    };
+    let kept = tokio::time::timeout(MOST_TIME, keeping).await.context("taking too long");
+    let showing = async {
+        if !is_left_alone().await? {
+            return Ok(());
         }
         let newest = match git.mirror.kept(Kept::Workspace(run.id)).await? {
             Some(work) => Some(work),
@@ -83,7 +108,9 @@ pub(super) async fn keep_late(story: &Story, prepared: &Prepared) -> Result<()> 
         app.store.put_blob(run.org_id, run.id, DIFF, &diff).await?;
         anyhow::Ok(())
     };
-    tokio::time::timeout(MOST_TIME, keeping).await.context("taking too long")?
+    // Also where nothing could be kept now: there is what was kept before.
+    showing.await?;
+    kept?
 }
 
 async fn carry_all_out(story: &Story, prepared: &mut Prepared, log: &RunLog, ending: &mut Ending) -> Result<()> {

@@ -11,6 +11,6 @@ mod setup;
 mod stage;
 mod workspace;
 
-pub use execute::{Ended, Signals, execute, is_full};
+pub use execute::{Ended, Signals, execute};
 pub(crate) use finish::keep_diff_of_workspace;
 pub use prepare::{destroy_all_of, run_of_sandbox};

@@ -17,14 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    execute::{is_full, is_gone},
-    inside::Checkout,
-    prepare::Git,
-};
+use super::{execute::is_gone, inside::Checkout, prepare::Git};
 use crate::{
     App, disk,
     forge::git::{Kept, Mirror},
+    room::is_full,
 };
 
 /// Turns of a fast agent that share one commit come within this time.

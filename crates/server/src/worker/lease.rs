@@ -2,22 +2,31 @@
 //! it does anything outside; the store and the sandboxes refuse its writes and commands by themselves.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use codegen_store::Store;
+use codegen_store::{Error as StoreError, Store};
 
 /// How long a renewal is good for where no other process may take over meanwhile.
 pub const ALONE: Duration = Duration::from_secs(15);
 /// Between two renewals, at most.
 const RENEW: Duration = Duration::from_secs(5);
 
+/// A process that wakes up later than this was stopped.
+const LATE: Duration = Duration::from_secs(3);
+
 /// The right of this process to work on runs.
 #[derive(Debug)]
 pub struct Lease {
     worker_id: String,
+    url: String,
+    /// The row is there, or was.
+    is_taken: AtomicBool,
     length: Duration,
     held: Mutex<Held>,
 }
@@ -39,22 +48,31 @@ struct Held {
 pub struct Lost;
 
 impl Lease {
-    /// Takes the place of every worker before it that had this data directory.
+    /// Takes the place of every worker before it that had this data directory; where the disk is full, with the first renewal
+    /// that finds room.
     ///
     /// # Errors
     /// The store's.
     pub async fn take(store: &Store, worker_id: &str, url: &str, now: i64, length: Duration) -> Result<Self> {
-        let sent = Instant::now();
-        store.register_worker(worker_id, url, now).await.context("registering this worker")?;
-        let held = Held { since: sent, until: sent + length };
-        Ok(Self { worker_id: worker_id.to_owned(), length, held: Mutex::new(held) })
+        let lease = Self { worker_id: worker_id.to_owned(), url: url.to_owned(), length, ..Self::none() };
+        match lease.renew(store, now).await {
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Full)) => {}
+            done => done?,
+        }
+        Ok(lease)
     }
 
     /// Of a process that works on no runs and has no right to.
     #[must_use]
     pub fn none() -> Self {
         let now = Instant::now();
-        Self { worker_id: String::new(), length: Duration::ZERO, held: Mutex::new(Held { since: now, until: now }) }
+        Self {
+            worker_id: String::new(),
+            url: String::new(),
+            is_taken: AtomicBool::new(false),
+            length: Duration::ZERO,
+            held: Mutex::new(Held { since: now, until: now }),
+        }
     }
 
     /// For how long a worker may be silent before it is taken for dead.
@@ -81,11 +99,15 @@ impl Lease {
         if Instant::now() < self.held().until { Ok(()) } else { self.renew(store, now).await }
     }
 
-    /// Renews again and again; returns once the place is lost.
-    pub async fn keep(&self, store: &Store, now: impl Fn() -> i64) -> Lost {
+    /// Renews again and again; returns once the place is lost. `paused` is told for how long this process did nothing, where
+    /// that was long and its place is still its own.
+    pub async fn keep(&self, store: &Store, now: impl Fn() -> i64, paused: impl Fn(Duration)) -> Lost {
         loop {
-            tokio::time::sleep(RENEW.min(self.length / 3)).await;
+            let (slept, between) = (Instant::now(), RENEW.min(self.length / 3));
+            tokio::time::sleep(between).await;
+            let late = slept.elapsed().saturating_sub(between);
             match self.renew(store, now()).await {
+                Ok(()) if late > LATE => paused(late),
                 Ok(()) => {}
                 Err(error) if error.is::<Lost>() => return Lost,
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "renewing this worker's lease"),
@@ -95,7 +117,10 @@ impl Lease {
 
     async fn renew(&self, store: &Store, now: i64) -> Result<()> {
         let sent = Instant::now();
-        if !store.renew_worker(&self.worker_id, now).await.context("renewing this worker's lease")? {
+        if !self.is_taken.load(Ordering::Relaxed) {
+            store.register_worker(&self.worker_id, &self.url, now).await.context("registering this worker")?;
+            self.is_taken.store(true, Ordering::Relaxed);
+        } else if !store.renew_worker(&self.worker_id, now).await.context("renewing this worker's lease")? {
             return Err(Lost.into());
         }
         let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -2,11 +2,12 @@
 
 mod deleted;
 mod lease;
+mod live;
 pub mod mirrors;
 pub mod reap;
 pub mod retention;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use codegen_store::{ChangeKind, Claim, Error as StoreError, Phase, Reason, Run};
@@ -18,10 +19,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 pub use lease::{ALONE, Lease, Lost};
+pub use live::Live;
 
 use crate::{
-    App,
-    run::{Ended, Signals, execute, is_full},
+    App, engine,
+    room::{self, is_full},
+    run::{Ended, Signals, execute},
     webhooks,
 };
 
@@ -29,8 +32,6 @@ use crate::{
 const POLL: Duration = Duration::from_secs(1);
 /// Time for runs to be let go when the worker goes down.
 const DRAIN: Duration = Duration::from_secs(8);
-/// Free bytes without which a run that met a full disk does not go on.
-const ROOM: u64 = 32 << 20;
 
 /// Works until the app's shutdown token is cancelled, then drains.
 ///
@@ -38,9 +39,13 @@ const ROOM: u64 = 32 << 20;
 /// [`Lost`] when another process has taken this one's place; then nothing is drained.
 pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     let worker_id = &app.worker_id;
-    let keeping = app.lease.keep(&app.store, || app.now());
+    let keeping = app.lease.keep(&app.store, || app.now(), |late| tell_of_pause(&app, late));
     tokio::pin!(keeping);
     let reaped = async {
+        if !room::is_there(&app.config.data_dir) {
+            no_room(&app).await;
+        }
+        room::take_reserve(&app.config.data_dir);
         while let Err(error) = reap::reap(&app).await {
             error!(error = format!("{error:#}"), "taking up the runs of the last process; trying again in {POLL:?}");
             tokio::time::sleep(POLL).await;
@@ -72,13 +77,19 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     let mut changes = app.store.subscribe();
     let mut tasks: JoinSet<()> = JoinSet::new();
     let slots = app.config.max_concurrent_runs.max(1);
+    let mut had_room = true;
     while !app.shutdown.is_cancelled() {
         while tasks.try_join_next().is_some() {}
+        let has_room = room::is_there(&app.config.data_dir);
+        if has_room != had_room {
+            tell_of_room(has_room);
+        }
+        had_room = has_room;
         while app.lease.check(&app.store, app.now()).await.is_ok() {
-            let claimed = if tasks.len() < slots {
+            let claimed = if tasks.len() < slots && has_room {
                 app.store.claim_run(worker_id, app.now()).await
             } else {
-                // A stop is done soon, also while every slot is taken.
+                // A stop is done soon, also while every slot is taken or there is no room for new work.
                 app.store.claim_stopped_run(worker_id, app.now()).await
             };
             match claimed {
@@ -91,7 +102,7 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
                         }
                     });
                 }
-                Ok(None) => break,
+                Ok(None) | Err(StoreError::Full) => break,
                 Err(error) => {
                     error!(%error, "claiming a run");
                     break;
@@ -122,6 +133,50 @@ pub async fn run(app: Arc<App>) -> Result<(), Lost> {
     Ok(())
 }
 
+/// Returns once there is room for runs, and a sandbox could be made there.
+async fn no_room(app: &App) {
+    tell_of_room(false);
+    loop {
+        tokio::time::sleep(POLL).await;
+        if !room::is_there(&app.config.data_dir) {
+            continue;
+        }
+        match engine::try_out(&*app.engine).await {
+            Ok(()) => return tell_of_room(true),
+            Err(error) => error!(error = format!("{error:#}"), "trying a sandbox out; trying again in {POLL:?}"),
+        }
+    }
+}
+
+fn tell_of_room(has_room: bool) {
+    if has_room {
+        info!("there is room on the disk again; runs are begun");
+    } else {
+        let needed = room::ROOM >> 20;
+        error!(
+            "the disk of the data directory has no room ({needed} MiB are needed): no run is begun until there is some"
+        );
+    }
+}
+
+/// Says in the trace of each run under way that this process was stopped for a while.
+fn tell_of_pause(app: &Arc<App>, late: Duration) {
+    let text = format!("codegen was stopped for {} s and goes on; nobody has taken the run meanwhile.", late.as_secs());
+    warn!("{text}");
+    let body = serde_json::json!({ "kind": "notice", "text": text }).to_string();
+    let app = app.clone();
+    // Renewing the lease does not wait for it.
+    tokio::spawn(async move {
+        for claim in app.live.claims() {
+            match app.store.append_log(&claim, "notice", &body, false, app.now()).await {
+                // It ended just now.
+                Ok(_) | Err(StoreError::Fenced) => {}
+                Err(error) => warn!(run.id = claim.run_id, %error, "noting that codegen was stopped for a while"),
+            }
+        }
+    });
+}
+
 /// Works on one queued run to its end: what `codegen run` is made of. Runs that an earlier process left are ended.
 ///
 /// # Errors
@@ -149,15 +204,19 @@ pub async fn execute_one(app: Arc<App>, run_id: i64) -> Result<()> {
     };
     tokio::select! {
         done = work => done,
-        lost = keeping.lease.keep(&keeping.store, || keeping.now()) => Err(lost.into()),
+        lost = keeping.lease.keep(&keeping.store, || keeping.now(), |late| tell_of_pause(&keeping, late)) => {
+            Err(lost.into())
+        }
     }
 }
 
 /// One claimed run in a task of its own, so that a panic ends the run and nothing else.
 async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::CancellationToken) -> Result<()> {
-    let (claim, run_id) = (run.claim(), run.id);
+    let (claim, run_id, org_id) = (run.claim(), run.id, run.org_id);
     let signals = Signals { let_go, ..Signals::default() };
-    let watch = watch_for_stop(app.clone(), claim, signals.stop.clone());
+    let stop = signals.stop.clone();
+    let _live = app.live.begin(&run, stop.clone());
+    let watch = watch_for_stop(app.clone(), claim, stop.clone());
     // A JoinSet aborts its task when it is dropped; a bare handle would let it go on.
     let mut task = JoinSet::new();
     task.spawn(execute(app.clone(), run, signals));
@@ -180,7 +239,7 @@ async fn work_on(app: Arc<App>, run: Run, let_go: tokio_util::sync::Cancellation
         }
         Some(Ok(Err(error))) if is_full(&error) => {
             error!(run.id = run_id, error = format!("{error:#}"), "the disk is full; run {run_id} waits for room");
-            return wait_for_room(&app, &claim).await;
+            return wait_for_room(&app, org_id, &claim, &stop).await;
         }
         Some(Ok(Err(error))) => ("codegen itself failed on this run; its log has the cause.", format!("{error:#}")),
         Some(Err(error)) => ("codegen itself failed on this run; its log has the cause.", error.to_string()),
@@ -208,19 +267,40 @@ fn is_fenced(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Gives the run back once there is room, so that it goes on from its last step.
-async fn wait_for_room(app: &App, claim: &Claim) -> Result<()> {
+/// Gives the run back once there is room, so that it goes on from its last step, or ends where someone has stopped it meanwhile.
+async fn wait_for_room(
+    app: &App,
+    org_id: i64,
+    claim: &Claim,
+    stop: &tokio_util::sync::CancellationToken,
+) -> Result<()> {
+    let mut is_told = tell_of_waiting(app, claim).await;
     loop {
         tokio::select! {
             // The next start finds the run as a crash would have left it.
             () = app.shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(POLL) => {}
         }
-        if room(&app.config.data_dir) < ROOM {
+        if !is_told {
+            is_told = tell_of_waiting(app, claim).await;
+        }
+        if !room::is_there(&app.config.data_dir) {
             continue;
         }
-        let why = "The disk was full; there is room again, and the run goes on from its last step.";
-        match app.store.release_run(claim, why, app.now()).await {
+        let given_back = async {
+            if stop.is_cancelled() {
+                // Where it could not be written down then, it is now, so that whoever takes the run next ends it.
+                app.store.request_stop(org_id, claim.run_id, app.now()).await?;
+            }
+            let then = if stop.is_cancelled() {
+                "the run, which was stopped, ends"
+            } else {
+                "the run goes on from its last step"
+            };
+            let why = format!("The disk was full; there is room again, and {then}.");
+            app.store.release_run(claim, &why, app.now()).await
+        };
+        match given_back.await {
             Ok(()) | Err(StoreError::Fenced) => return Ok(()),
             Err(StoreError::Full) => {}
             Err(error) => return Err(error).context("giving the run back"),
@@ -228,9 +308,17 @@ async fn wait_for_room(app: &App, claim: &Claim) -> Result<()> {
     }
 }
 
-/// Free bytes; plenty where the file system does not say.
-fn room(data_dir: &Path) -> u64 {
-    rustix::fs::statvfs(data_dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+/// Says in the run's trace that it waits; false while there is no room even for that.
+async fn tell_of_waiting(app: &App, claim: &Claim) -> bool {
+    let text = "The disk is full; the run waits for room.";
+    app.watches.stage_output(claim.run_id, "disk", &format!("{text}\n"));
+    let body = serde_json::json!({ "kind": "notice", "text": text }).to_string();
+    let say = || app.store.append_log(claim, "notice", &body, false, app.now());
+    let mut said = say().await;
+    if matches!(said, Err(StoreError::Full)) && room::give_reserve(&app.config.data_dir) {
+        said = say().await;
+    }
+    !matches!(said, Err(StoreError::Full))
 }
 
 /// Returns once someone has asked the run to stop, or it is done.

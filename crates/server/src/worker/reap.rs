@@ -17,6 +17,7 @@ use crate::{
     config::Keep,
     disk,
     forge::git::Mirror,
+    room,
     run::{keep_diff_of_workspace, run_of_sandbox},
     worker::retention::millis,
 };
@@ -103,6 +104,7 @@ pub(super) async fn reap(app: &App) -> Result<()> {
 pub(super) async fn keep_clean(app: &App) {
     loop {
         tokio::time::sleep(INTERVAL).await;
+        room::take_reserve(&app.config.data_dir);
         let kept = kept_ms(&app.config.keep).max(GRACE_MS);
         let done = async {
             app.lease.check(&app.store, app.now()).await?;

@@ -397,7 +397,7 @@ async fn rebuild(conn: &mut Writing) -> Result<()> {
 
 /// Brings the write-ahead log into the main file and cuts it off, which is what gives room back to the file system. Whoever reads
 /// an older state is waited for, and nobody writes meanwhile, so that is not for long.
-async fn fold(conn: &mut Connection) -> Result<bool> {
+async fn fold(conn: &mut Writing) -> Result<bool> {
     // Most of it while others write.
     sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(&mut *conn).await?;
     sqlx::raw_sql("PRAGMA busy_timeout = 1000").execute(&mut *conn).await?;
