@@ -12,8 +12,10 @@ use crate::{
     runs::{end, full_run, queue_again},
 };
 
-/// A run that lost its worker more often than this without progress is given up.
+/// A run that lost its worker more often than this without progress is given up: its next attempt only carries its work out.
 pub const MAX_CRASHES: i64 = 5;
+/// Final words of a run that was given up.
+pub const GIVEN_UP: &str = "The run was given up: its worker was lost again and again without progress.";
 
 /// The right to write to a run, until someone claims it anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +31,12 @@ impl Run {
     #[must_use]
     pub fn claim(&self) -> Claim {
         Claim { run_id: self.id, attempt: self.attempt }
+    }
+
+    /// Whether it lost its worker too often to go on.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.crashes > MAX_CRASHES
     }
 }
 
@@ -294,7 +302,7 @@ impl Store {
 
     /// Gives the runs of workers that are gone back to the queue: on SQLite of any but `live_worker_id`, on PostgreSQL of those
     /// without a row. Counts a crash for each, with a
-    /// `notice` in its log; a run that crashed more than [`MAX_CRASHES`] times without progress ends as FAILED. Returns those it touched.
+    /// `notice` in its log. A run that crashed even while it was given up ends as FAILED here. Returns those it touched.
     ///
     /// # Errors
     /// The database's.
@@ -315,12 +323,19 @@ impl Store {
                 .await?;
                 let mut runs = Vec::with_capacity(orphans.len());
                 for (run_id, crashes) in orphans {
-                    let why = "codegen was ended without warning; the run goes on from its last step.";
+                    let crashes = crashes + 1;
+                    let why = if crashes > MAX_CRASHES {
+                        "codegen was ended without warning once too often; the run is given up, and its work carried out."
+                    } else {
+                        "codegen was ended without warning; the run goes on from its last step."
+                    };
                     requeue(tx, run_id, 1, why, now).await?;
-                    if crashes + 1 > MAX_CRASHES {
-                        let result = "The run was given up: its worker was lost again and again without progress.";
-                        let cause = format!("{} crashes without progress", crashes + 1);
-                        end(tx, run_id, Reason::Failed, result, Some(&cause), now).await?;
+                    if crashes > MAX_CRASHES + 1 {
+                        let cause = format!("{crashes} crashes without progress");
+                        let reason = Reason::Failed.as_str();
+                        let note = json!({ "kind": "result", "text": GIVEN_UP, "is_error": true, "reason": reason });
+                        append(tx, run_id, "result", &note.to_string(), true, now).await?;
+                        end(tx, run_id, Reason::Failed, GIVEN_UP, Some(&cause), now).await?;
                     }
                     runs.push(full_run(tx, run_id).await?);
                 }

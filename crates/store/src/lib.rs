@@ -64,7 +64,7 @@ use dialect::{Inbox, Readers, Reading, Request, Scope, Tx, Verdict, Work};
 
 pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
 pub use check_suites::{Banned, CheckSuiteChange, CheckSuiteSettings, Unbanned};
-pub use claims::{Claim, MAX_CRASHES, RunUpdate};
+pub use claims::{Claim, GIVEN_UP, MAX_CRASHES, RunUpdate};
 pub use claude_sessions::{SessionNews, SessionStatus};
 pub use connections::OAuthToken;
 pub use effects::Effect;

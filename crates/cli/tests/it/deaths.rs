@@ -1,7 +1,9 @@
 //! Runs whose server or supervisor is stopped, or ended again and again.
 
 use std::{
+    io::{BufRead as _, BufReader},
     path::PathBuf,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -59,6 +61,36 @@ fn a_run_whose_supervisor_was_stopped_is_stopped_in_time_and_its_work_is_committ
 }
 
 #[test]
+fn a_run_that_is_given_up_has_its_work_carried_out_and_its_result_in_the_trace() {
+    let fixture = Fixture::new();
+    let model = format!("scripted:{}", fixture.script(&works_for_long()).display());
+    let mut server = Server::logged_in(&fixture, &[("CODEGEN_DEFAULT_MODEL", &model)]);
+    let token = server.token.clone().unwrap();
+    let repo = server.add_repo();
+    server.run_until(&repo, &["working"]);
+    for crash in 0..6 {
+        server.log_in(&token);
+        let mut follow = fixture.codegen();
+        let mut follow =
+            follow.args(["agent", "--id", "1", "--follow", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(follow.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let begun = lines.filter(|line| line.contains("\"sandbox\"") && line.contains("\"done\""));
+        assert_eq!(begun.take(crash + 1).count(), crash + 1);
+        follow.kill().unwrap();
+        follow.wait().unwrap();
+        drop(server);
+        server = Server::start(&fixture, &[("CODEGEN_DEFAULT_MODEL", &model)]);
+    }
+    server.log_in(&token);
+    let trace = text(&server.client(&["agent", "--id", "1", "--follow"]));
+    assert!(trace.contains("FAILED"), "{trace}");
+    let results = entries(&server, &token, "result");
+    assert!(results.len() == 1 && results[0]["text"].as_str().unwrap().contains("given up"), "{results:#?}");
+    let diff = text(&server.client(&["agent", "--id", "1", "diff"]));
+    assert!(diff.contains("kept.txt"), "{diff}");
+}
+
+#[test]
 fn a_server_that_was_stopped_for_a_while_and_still_has_its_runs_says_so_in_their_traces() {
     let fixture = Fixture::new();
     let model = format!("scripted:{}", fixture.script(&works_for_long()).display());
@@ -72,6 +104,7 @@ fn a_server_that_was_stopped_for_a_while_and_still_has_its_runs_says_so_in_their
     let began = Instant::now();
     loop {
         let notices = entries(&server, &token, "notice");
+        std::thread::sleep(Duration::from_millis(200));
         if notices.iter().any(|notice| notice["text"].as_str().unwrap().starts_with("codegen was stopped for")) {
             return;
         }

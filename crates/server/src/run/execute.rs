@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow};
 use codegen_agent::{Error as AgentError, Limit, Outcome, Task, native};
 use codegen_sandbox::Error as SandboxError;
-use codegen_store::{Org, Phase, Reason, Repo, Run, RunUpdate, User, failpoint};
+use codegen_store::{GIVEN_UP, Org, Phase, Reason, Repo, Run, RunUpdate, User, failpoint};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,8 @@ pub(super) struct Story {
     pub origin: SecretString,
     pub let_go: CancellationToken,
     pub stop: CancellationToken,
+    /// This is the last attempt, which only carries the work out.
+    pub is_given_up: bool,
 }
 
 /// How a run shall end, before its work is carried out.
@@ -89,8 +91,13 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
         None => None,
     };
     let (let_go, stop) = (signals.let_go.clone(), signals.stop.clone());
+    let is_given_up = run.is_given_up();
+    if is_given_up {
+        // As a stop: what its sandbox holds is carried out, and nothing more is done in it.
+        stop.cancel();
+    }
     let origin = SecretString::default();
-    let mut story = Story { app, run, org, user, repo, origin, let_go, stop };
+    let mut story = Story { app, run, org, user, repo, origin, let_go, stop, is_given_up };
     if let Some(repo) = &story.repo {
         match story.app.origin(repo).await {
             Ok(origin) => story.origin = origin,
@@ -211,6 +218,9 @@ impl Story {
                 }
                 Err(AgentError::Sandbox(error)) => return Err(error.into()),
             };
+            if self.is_given_up {
+                ending = self.given_up();
+            }
             if lacks_output {
                 finish::add(&mut ending, "There is no structured result.");
             }
@@ -224,6 +234,11 @@ impl Story {
             }
             self.app.store.set_phase(&self.run.claim(), Phase::Running).await?;
         }
+    }
+
+    fn given_up(&self) -> Ending {
+        let cause = Some(format!("{} crashes without progress", self.run.crashes));
+        Ending { reason: Reason::Failed, text: GIVEN_UP.to_owned(), cause, ..Ending::default() }
     }
 
     /// Records the end. False when a message came in that the agent has not seen, so the run goes on.
@@ -266,6 +281,7 @@ impl Story {
 
     async fn record_unprepared(&self, why: Option<anyhow::Error>) -> Result<()> {
         let mut ending = match why {
+            None if self.is_given_up => self.given_up(),
             None => {
                 let text = "Stopped before the agent began.".to_owned();
                 Ending { reason: Reason::Cancelled, text, ..Ending::default() }

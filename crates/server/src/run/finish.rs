@@ -46,6 +46,10 @@ pub(super) async fn carry_out(
 ) -> Result<bool> {
     let sandbox = prepared.sandbox.clone();
     let time_is_up = async {
+        // Nobody waits for the end of a run that is given up.
+        if story.is_given_up {
+            std::future::pending::<()>().await;
+        }
         story.stop.cancelled().await;
         tokio::time::sleep(STOPPING - ANSWERING).await;
         let (answer, ()) = tokio::join!(

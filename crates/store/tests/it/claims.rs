@@ -116,11 +116,15 @@ async fn a_run_that_keeps_losing_its_worker_is_given_up() {
         assert_eq!((orphans[0].phase, orphans[0].crashes), (Phase::Queued, crash));
     }
     fixture.store.claim_run("gone", 20).await.unwrap().unwrap();
+    let orphans = fixture.store.requeue_orphans("live", 21).await.unwrap();
+    assert!(orphans[0].phase == Phase::Queued && orphans[0].is_given_up(), "one attempt more, for its work");
+    fixture.store.claim_run("gone", 20).await.unwrap().unwrap();
     let orphans = fixture.store.requeue_orphans("live", 22).await.unwrap();
     assert_eq!((orphans[0].status(), orphans[0].ended_at), ("FAILED", Some(22)));
-    let last = fixture.store.log(run.id, 0, 100).await.unwrap().pop().unwrap();
-    assert_eq!(last.kind, "status");
-    assert!(last.body.contains("FAILED"), "{}", last.body);
+    let mut entries = fixture.store.log(run.id, 0, 100).await.unwrap();
+    let (last, result) = (entries.pop().unwrap(), entries.pop().unwrap());
+    assert_eq!((last.kind.as_str(), result.kind.as_str()), ("status", "result"));
+    assert!(last.body.contains("FAILED") && result.body.contains("given up"), "{} {}", last.body, result.body);
     assert!(fixture.store.claim_run("live", 23).await.unwrap().is_none());
 }
 
