@@ -153,7 +153,7 @@ pub trait Log: Send {
 }
 
 /// Success, or the log's own error: the agent only stops on it.
-pub type LogResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub type LogResult<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What the agent shall do.
 pub struct Task {

@@ -94,20 +94,20 @@ pub async fn run(
     }
 }
 
-/// Gives calls that were under way in a sandbox that is gone a result that says so; whether they had their effect is unknown.
-/// To be done before the next sandbox is known as the run's: found again there, they would be run.
+/// Gives calls that were under way in a sandbox that is gone a result that says so, and their names; whether they had their effect
+/// is unknown. To be done before the next sandbox is known as the run's: found again there, they would be run.
 ///
 /// # Errors
 /// The log's.
-pub async fn close_interrupted_calls(history: &[Entry], log: &mut dyn Log) -> LogResult {
+pub async fn close_interrupted_calls(history: &[Entry], log: &mut dyn Log) -> LogResult<Vec<String>> {
+    let mut interrupted = Vec::new();
     for OpenCall { call, started } in history::open_calls(history) {
         if started {
-            let text = format!("The call of {} was under way when its sandbox was lost.", call.name);
+            interrupted.push(call.name.clone());
             log.append(&failed(call, INTERRUPTED.to_owned())).await?;
-            log.append(&Entry::Notice { text, to_model: false }).await?;
         }
     }
-    Ok(())
+    Ok(interrupted)
 }
 
 /// What came of a question to the model.
@@ -152,12 +152,24 @@ impl Agent<'_> {
         loop {
             attempt += 1;
             let request = Request { system: &self.system, history: &self.history, tools: &self.specs };
-            let log = &mut *self.log;
-            let mut on_delta = |delta| log.delta(delta);
+            let (log, mut said) = (&mut *self.log, String::new());
+            let mut on_delta = |delta| {
+                if let Delta::Text { text } = &delta {
+                    said.push_str(text);
+                }
+                log.delta(delta);
+            };
             let answer = tokio::select! {
                 biased;
-                outcome = self.halt.wait() => return Ok(Asked::End(outcome)),
-                answer = self.model.reply(request, &mut on_delta) => answer,
+                outcome = self.halt.wait() => Err(outcome),
+                answer = self.model.reply(request, &mut on_delta) => Ok(answer),
+            };
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(outcome) => {
+                    self.keep_cut_words(&said).await?;
+                    return Ok(Asked::End(outcome));
+                }
             };
             let (message, after) = match answer {
                 Ok(reply) => return Ok(Asked::Reply(reply)),
@@ -184,6 +196,15 @@ impl Agent<'_> {
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Keeps what the model had said of an answer that was cut off, for people and for when the conversation goes on.
+    async fn keep_cut_words(&mut self, said: &str) -> Result<(), Error> {
+        if said.trim().is_empty() {
+            return Ok(());
+        }
+        let text = format!("[codegen] This answer was cut off, for {}:\n\n{}", self.halt.reason(), said.trim());
+        self.append(Entry::Notice { text, to_model: true }).await
     }
 
     /// Makes an answer part of the run's memory.

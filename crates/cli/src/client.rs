@@ -234,7 +234,7 @@ impl Client {
         mut on_event: impl FnMut(&str, &Value),
     ) -> Result<()> {
         let path = self.org_path(&format!("/agent/run/{run_id}/events"));
-        let mut failures = 0;
+        let (mut failures, mut is_told) = (0, false);
         loop {
             let mut request = self.http.get(format!("{}{path}", self.url));
             if let Some(id) = &last_id {
@@ -243,12 +243,19 @@ impl Client {
             let response = match self.send(request).await {
                 Ok(response) => response,
                 Err(error) if failures >= MOST_FAILURES || is_final(&error) => return Err(error),
-                Err(_) => {
+                Err(error) => {
+                    if !is_told {
+                        eprintln!("codegen: the server does not answer ({error:#}); asking again until it does");
+                        is_told = true;
+                    }
                     failures += 1;
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
             };
+            if std::mem::take(&mut is_told) {
+                eprintln!("codegen: the server answers again");
+            }
             let mut bytes = response.bytes_stream();
             let mut parser = EventParser::default();
             while let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE, bytes.next()).await {

@@ -43,7 +43,8 @@ pub fn show(restored: &Restored, json: bool, what: impl FnOnce()) -> Result<()> 
     what();
     if !restored.live_runs.is_empty() {
         let ids: Vec<String> = restored.live_runs.iter().map(ToString::to_string).collect();
-        say!("runs {} go on at the next start", ids.join(", "));
+        let (runs, go) = if ids.len() == 1 { ("run", "goes") } else { ("runs", "go") };
+        say!("{runs} {} {go} on at the next start", ids.join(", "));
     }
     if restored.secrets > 0 {
         say!(

@@ -232,6 +232,10 @@ pub trait Engine: Send + Sync {
     async fn destroy(&self, id: &str) -> Result<(), Error>;
     /// Ids of all sandboxes of this engine, alive or left over.
     async fn inventory(&self) -> Result<Vec<String>, Error>;
+    /// Whether one of these lives, as far as that is seen from outside.
+    async fn lives(&self, _id: &str) -> bool {
+        true
+    }
     /// Removes what belongs to none of these (control groups, half-made layers) and says what it was. Safe at any time.
     async fn sweep(&self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())

@@ -294,7 +294,7 @@ impl Store {
         self.write_rows(move |tx| {
             Box::pin(async move {
                 fence(tx, claim).await?;
-                requeue(tx, claim.run_id, 0, &why, now).await
+                requeue(tx, claim.run_id, 0, Some(&why), now).await
             })
         })
         .await
@@ -302,16 +302,16 @@ impl Store {
 
     /// Gives the runs of workers that are gone back to the queue: on SQLite of any but `live_worker_id`, on PostgreSQL of those
     /// without a row. Counts a crash for each, with a
-    /// `notice` in its log. A run that crashed even while it was given up ends as FAILED here. Returns those it touched.
+    /// `notice` in its log, but where its sandbox is one of `lost`: then its next attempt says both. A run that crashed even while it was given up ends as FAILED here. Returns those it touched.
     ///
     /// # Errors
     /// The database's.
-    pub async fn requeue_orphans(&self, live_worker_id: &str, now: i64) -> Result<Vec<Run>> {
-        let live_worker_id = live_worker_id.to_owned();
+    pub async fn requeue_orphans(&self, live_worker_id: &str, lost: &[String], now: i64) -> Result<Vec<Run>> {
+        let (live_worker_id, lost) = (live_worker_id.to_owned(), lost.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let orphans: Vec<(i64, i64)> = sqlx::query_as(
-                    "SELECT id, crashes FROM runs
+                let orphans: Vec<(i64, i64, Option<String>)> = sqlx::query_as(
+                    "SELECT id, crashes, sandbox_id FROM runs
                      WHERE phase IN ('preparing', 'running', 'waiting', 'finishing')
                        AND (worker_id IS NULL OR worker_id <> $1
                             AND ($2 = 0 OR NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = runs.worker_id)))
@@ -322,12 +322,14 @@ impl Store {
                 .fetch_all(&mut tx.conn)
                 .await?;
                 let mut runs = Vec::with_capacity(orphans.len());
-                for (run_id, crashes) in orphans {
+                for (run_id, crashes, sandbox_id) in orphans {
                     let crashes = crashes + 1;
                     let why = if crashes > MAX_CRASHES {
-                        "codegen was ended without warning once too often; the run is given up, and its work carried out."
+                        Some("codegen was ended without warning once too often; the run is given up, and its work carried out.")
+                    } else if sandbox_id.is_some_and(|id| lost.contains(&id)) {
+                        None
                     } else {
-                        "codegen was ended without warning; the run goes on from its last step."
+                        Some("codegen was ended without warning; the run goes on from its last step.")
                     };
                     requeue(tx, run_id, 1, why, now).await?;
                     if crashes > MAX_CRASHES + 1 {
@@ -382,14 +384,18 @@ async fn take(tx: &mut Tx, run_id: i64, worker_id: &str, now: i64) -> Result<Opt
     full_run(tx, run_id).await.map(Some)
 }
 
-async fn requeue(tx: &mut Tx, run_id: i64, crashes: i64, why: &str, now: i64) -> Result<()> {
-    let notice = json!({ "kind": "notice", "text": why });
-    let org_id = append(tx, run_id, "notice", &notice.to_string(), false, now).await?;
-    sqlx::query("UPDATE runs SET phase = 'queued', worker_id = NULL, crashes = crashes + $2 WHERE id = $1")
-        .bind(run_id)
-        .bind(crashes)
-        .execute(&mut tx.conn)
-        .await?;
+async fn requeue(tx: &mut Tx, run_id: i64, crashes: i64, why: Option<&str>, now: i64) -> Result<()> {
+    if let Some(why) = why {
+        let notice = json!({ "kind": "notice", "text": why });
+        append(tx, run_id, "notice", &notice.to_string(), false, now).await?;
+    }
+    let org_id: i64 = sqlx::query_scalar(
+        "UPDATE runs SET phase = 'queued', worker_id = NULL, crashes = crashes + $2 WHERE id = $1 RETURNING org_id",
+    )
+    .bind(run_id)
+    .bind(crashes)
+    .fetch_one(&mut tx.conn)
+    .await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunQueued });
     Ok(())
 }

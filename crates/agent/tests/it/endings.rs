@@ -70,6 +70,11 @@ async fn stop_cuts_an_answer_off() {
     let mut log = MemoryLog { watch: Some(Box::new(move |_| token.cancel())), ..MemoryLog::default() };
     let task = task(Arc::new(SilentModel), vec![message("Go.")]);
     assert_eq!(native::run(task, sandbox, &mut log, stop).await.unwrap(), Outcome::Stopped);
+    assert_eq!(
+        log.notices(),
+        ["[codegen] This answer was cut off, for the run was stopped:\n\nwell"],
+        "its words are kept"
+    );
 }
 
 #[tokio::test]

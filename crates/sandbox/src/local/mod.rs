@@ -26,7 +26,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -62,6 +62,8 @@ pub struct LocalEngine {
     layout: host::Layout,
     skeleton: PathBuf,
     isolation: Isolation,
+    /// When it began.
+    since: SystemTime,
     /// The sandboxes that are just being made or removed.
     changing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -95,9 +97,9 @@ impl LocalEngine {
         let ids = host::ids();
         let groups = cgroup::Host::detect();
         let layout = host::layout(&zygote.caller);
-        let skeleton = make_skeleton(&zygote, &dir, ids, &layout)?;
+        let (skeleton, since) = (make_skeleton(&zygote, &dir, ids, &layout)?, SystemTime::now());
         let isolation = host::probe(&groups, ids);
-        Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation, changing: Mutex::default() })
+        Ok(Self { zygote, dir, ids, groups, layout, skeleton, isolation, since, changing: Mutex::default() })
     }
 
     /// Keeps others from making or removing the sandbox of this name: a removal that is slow, and was asked for twice, would take
@@ -196,6 +198,11 @@ fn save(folder: &Path, state: &State) -> Result<(), Error> {
 
 fn load(folder: &Path) -> Option<State> {
     serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
+}
+
+/// When a sandbox was made.
+fn made(folder: &Path) -> Option<SystemTime> {
+    fs::metadata(folder.join("state.json")).and_then(|meta| meta.modified()).ok()
 }
 
 /// The sandbox's supervisor, if it lives; looked for in its groups where what was written of it cannot be read.
@@ -377,6 +384,10 @@ impl Engine for LocalEngine {
         Ok(ids)
     }
 
+    async fn lives(&self, id: &str) -> bool {
+        self.folder(id).is_ok_and(|folder| supervisor_of(&folder, load(&folder).as_ref()).is_some())
+    }
+
     async fn sweep(&self) -> Result<Vec<String>, Error> {
         let mut swept = Vec::new();
         for group in self.groups.named("codegen-", &self.group_end()) {
@@ -396,6 +407,14 @@ impl Engine for LocalEngine {
         let half_made = fs::read_dir(&self.dir).map_err(io_error(format!("listing {}", self.dir.display())))?;
         for entry in half_made.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
+            // One of an earlier version or setting may still be below the sandboxes that were made then.
+            let is_old = name.starts_with(".skeleton-") && entry.path() != self.skeleton;
+            if is_old && self.inventory().await?.iter().all(|id| made(&self.dir.join(id)) > Some(self.since)) {
+                self.order(Order::Remove { folder: entry.path(), ids: self.ids }).await?;
+                fs::remove_dir(entry.path()).map_err(io_error(format!("removing {name}")))?;
+                swept.push(format!("the earlier layer {name}"));
+                continue;
+            }
             let maker = name.strip_prefix(".new-").and_then(|rest| rest.split('-').next());
             if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 self.order(Order::Remove { folder: entry.path(), ids: self.ids }).await?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
-use codegen_sandbox::{Engine, Error, Event, Fence, Sandbox};
+use codegen_sandbox::{EndedBy, Engine, Error, Event, Fence, Sandbox};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::*;
@@ -89,21 +89,54 @@ async fn a_killed_supervisor_takes_everything_inside_with_it() {
 }
 
 #[tokio::test]
-async fn a_stopped_supervisor_hangs_nobody_for_ever_and_is_destroyed() {
+async fn a_stopped_supervisor_is_let_go_on_for_whoever_needs_it_and_is_destroyed() {
     let place = Place::new();
     let sandbox = place.create(spec("stopped")).await;
     let mut running = sandbox.start(sh("echo up; sleep 1000")).await.unwrap();
     running.events.recv().await.unwrap();
-    signal(supervisor(&place.folder("stopped")), Signal::STOP);
-    // The kernel's own timeouts of `connect` are not sped up.
-    tokio::time::pause();
-    assert!(matches!(running.complete().await, Err(Error::Gone(_))));
-    assert!(matches!(sandbox.start(sh("true")).await, Err(Error::Gone(_))));
-    let attached = place.engine.attach("stopped", Fence { incarnation: 9, attempt: 9 }).await;
-    assert!(matches!(attached, Err(Error::Gone(_))));
-    tokio::time::resume();
+    let supervisor = supervisor(&place.folder("stopped"));
+    signal(supervisor, Signal::STOP);
+    assert_eq!(text(&run(&*sandbox, sh("echo again")).await), "again\n");
+    signal(supervisor, Signal::STOP);
+    running.kill.send(()).await.unwrap();
+    assert_eq!(running.complete().await.unwrap().exit.ended_by, Some(EndedBy::Kill));
+    signal(supervisor, Signal::STOP);
+    place.engine.attach("stopped", Fence { incarnation: 9, attempt: 9 }).await.unwrap();
+    signal(supervisor, Signal::STOP);
     place.engine.destroy("stopped").await.unwrap();
-    assert!(!place.folder("stopped").exists());
+    assert!(!place.folder("stopped").exists() && !lives(supervisor));
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_supervisors_record_cannot_be_read_is_found_again_and_removed() {
+    if !limited_by_cgroups() {
+        return;
+    }
+    let place = Place::new();
+    let sandbox = place.create(spec("torn")).await;
+    let supervisor = supervisor(&place.folder("torn"));
+    std::fs::write(place.folder("torn").join("process.json"), "{\"pid\":").unwrap();
+    assert!(place.engine.lives("torn").await);
+    let again = place.again().attach("torn", Fence { incarnation: 9, attempt: 9 }).await.unwrap();
+    assert_eq!(text(&run(&*again, sh("echo there")).await), "there\n");
+    drop((sandbox, again));
+    place.engine.destroy("torn").await.unwrap();
+    assert!(!lives(supervisor) && !place.folder("torn").exists());
+    assert_eq!(cgroups_of("torn"), "");
+}
+
+#[tokio::test]
+async fn the_layer_of_an_earlier_version_goes_once_no_sandbox_of_then_is_left() {
+    let place = Place::new();
+    let sandboxes = place.dir.path().join("sandboxes");
+    let earlier = sandboxes.join(".skeleton-0000000000000000");
+    place.create(spec("then")).await;
+    std::fs::create_dir(&earlier).unwrap();
+    let next = place.again();
+    assert!(next.sweep().await.unwrap().is_empty() && earlier.exists(), "it may still be in use");
+    next.destroy("then").await.unwrap();
+    assert_eq!(next.sweep().await.unwrap().len(), 1);
+    assert!(!earlier.exists());
 }
 
 #[tokio::test]

@@ -155,6 +155,8 @@ pub async fn execute(app: Arc<App>, run: Run, signals: Signals) -> Result<Ended>
                     story.end_unprepared(Some(error.context(LostAgain))).await?;
                     return Ok(Ended::Done);
                 }
+                // That codegen was ended has been said.
+                story.run.crashes = 0;
                 // One that was lost while it was prepared is not yet the run's, and the next has its name.
                 prepare::destroy(&story.app, &prepare::sandbox_id(&story.app, &story.run)).await;
             }

@@ -193,11 +193,11 @@ async fn again_or_new(
     let mut setup_failed = None;
     let mut rules = Rules::default();
     if is_new {
-        native::close_interrupted_calls(history, log).await.map_err(|e| anyhow!(e))?;
+        let interrupted = native::close_interrupted_calls(history, log).await.map_err(|e| anyhow!(e))?;
         if !sandbox.isolation().isolated() {
             log.notice(UNISOLATED).await?;
         }
-        if let Some(git) = &git {
+        let kept = if let Some(git) = &git {
             let checking_out = stage("checkout");
             let checkout = checking_out.run(log, git.checkout.check_out(&*sandbox));
             (_, rules) = tokio::try_join!(checkout, repository_rules(story, git))?;
@@ -205,9 +205,13 @@ async fn again_or_new(
             for sentence in &git.lacking {
                 log.notice(sentence.as_str()).await?;
             }
-            if let Some(text) = arrival(earlier.is_some(), kept, history) {
-                log.append(&Entry::Notice { text: text.to_owned(), to_model: true }).await.map_err(|e| anyhow!(e))?;
-            }
+            kept
+        } else {
+            false
+        };
+        let has_crashed = story.run.crashes > 0;
+        if let Some(entry) = arrival(earlier.is_some(), kept, has_crashed, &interrupted, history) {
+            log.append(&entry).await.map_err(|e| anyhow!(e))?;
         }
         if let Some(repo) = story.repo.as_ref().filter(|r| !r.setup_commands.trim().is_empty()) {
             let stage = stage("setup");
@@ -254,22 +258,33 @@ async fn repository_rules(story: &Story, git: &Git) -> Result<Rules> {
     }
 }
 
-/// What the model should know about a new sandbox for a conversation that began in another one.
-fn arrival(lost: bool, kept: bool, history: &[Entry]) -> Option<&'static str> {
-    if !history.iter().any(|entry| matches!(entry, Entry::Reply(_))) {
+/// What the model and people should know about a new sandbox for a conversation that began in another one: in one line, also of
+/// what else went with the earlier one.
+fn arrival(lost: bool, kept: bool, has_crashed: bool, interrupted: &[String], history: &[Entry]) -> Option<Entry> {
+    let to_model = history.iter().any(|entry| matches!(entry, Entry::Reply(_)));
+    if !to_model && !(lost && has_crashed) {
         return None;
     }
-    Some(match (lost, kept) {
-        (true, true) => {
-            "[codegen] The sandbox was lost and replaced by a new one. The workspace is as it was after the last turn that was kept; ignored files, files outside the workspace, background processes and the shell's variables are gone."
-        }
-        (true, false) => {
-            "[codegen] The sandbox was lost before anything in it was kept, and replaced by a new one. The workspace is as it was at the start; files outside it, background processes and the shell's variables are gone."
-        }
+    let what = match (lost, has_crashed) {
+        (true, true) => "codegen was ended without warning, and the sandbox was lost",
+        (true, false) => "The sandbox was lost",
+        (false, _) => "",
+    };
+    let mut text = match (lost, kept) {
+        (true, true) => format!(
+            "[codegen] {what} and replaced by a new one. The workspace is as it was after the last turn that was kept; ignored files, files outside the workspace, background processes and the shell's variables are gone."
+        ),
+        (true, false) => format!(
+            "[codegen] {what} before anything in it was kept, and replaced by a new one. The workspace is as it was at the start; files outside it, background processes and the shell's variables are gone."
+        ),
         (false, _) => {
-            "[codegen] The work goes on in a new sandbox, from this run's last commit; ignored files, files outside the workspace and background processes of the earlier one are gone."
+            "[codegen] The work goes on in a new sandbox, from this run's last commit; ignored files, files outside the workspace and background processes of the earlier one are gone.".to_owned()
         }
-    })
+    };
+    if !interrupted.is_empty() {
+        text.push_str(&format!(" Under way when it was lost: the call of {}.", interrupted.join(", ")));
+    }
+    Some(Entry::Notice { text, to_model })
 }
 
 /// Brings the mirror up to date and finds the commit to start from, once: later attempts keep the first one's base.

@@ -66,9 +66,16 @@ pub(super) async fn keep_taking_over(app: &App) {
 /// Gives the runs of workers that are gone back to the queue: on SQLite of every other one, for this one has its place only
 /// because they have ended, or lost it.
 async fn requeue_orphans(app: &App) -> Result<()> {
+    let mut lost = Vec::new();
+    // Where they cannot be listed, one line more is said of a run.
+    for id in app.engine.inventory().await.unwrap_or_default() {
+        if !app.engine.lives(&id).await {
+            lost.push(id);
+        }
+    }
     let orphans = app
         .store
-        .requeue_orphans(&app.worker_id, app.now())
+        .requeue_orphans(&app.worker_id, &lost, app.now())
         .await
         .context("requeueing runs of workers that are gone")?;
     for run in &orphans {

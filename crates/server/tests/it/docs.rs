@@ -14,8 +14,8 @@ async fn every_command_of_the_api_s_page_works_as_written() {
     for block in blocks {
         let run = tokio::process::Command::new("bash")
             .args(["-euc", block])
-            .env("CODEGEN_URL", &app.base)
-            .env("CODEGEN_TOKEN", TOKEN)
+            .env("CODEGEN_API_BASE_URL", &app.base)
+            .env("CODEGEN_API_TOKEN", TOKEN)
             .env("NO_PROXY", "127.0.0.1")
             .output()
             .await

@@ -226,7 +226,7 @@ async fn a_run_whose_sandbox_is_lost_when_it_is_stopped_says_what_is_kept() {
     let run = scene.queue(Some(&repo), &[shell("echo kept > kept.txt"), shell("sleep 600"), finish("Never.")]).await;
     crashed(&mut scene, &[&run], 2).await;
     scene.lose_sandboxes().await;
-    scene.app.store.requeue_orphans("another", scene.app.now()).await.unwrap();
+    scene.app.store.requeue_orphans("another", &[], scene.app.now()).await.unwrap();
     let asked = scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
     assert_eq!(asked.phase, Phase::Queued, "a worker looks whether there is work");
     let run = scene.work_on(&run).await;

@@ -55,7 +55,7 @@ async fn every_write_of_an_earlier_claim_is_refused() {
     let store = &fixture.store;
     let run = fixture.queue("task").await;
     let old = store.claim_run("w1", 20).await.unwrap().unwrap().claim();
-    store.requeue_orphans("w2", 21).await.unwrap();
+    store.requeue_orphans("w2", &[], 21).await.unwrap();
     let refuses = async |claim: Claim| {
         let update = RunUpdate { steps: Some(9), ..RunUpdate::default() };
         let fenced = [
@@ -112,14 +112,14 @@ async fn a_run_that_keeps_losing_its_worker_is_given_up() {
     let run = fixture.queue("task").await;
     for crash in 1..=MAX_CRASHES {
         fixture.store.claim_run("gone", 20).await.unwrap().unwrap();
-        let orphans = fixture.store.requeue_orphans("live", 21).await.unwrap();
+        let orphans = fixture.store.requeue_orphans("live", &[], 21).await.unwrap();
         assert_eq!((orphans[0].phase, orphans[0].crashes), (Phase::Queued, crash));
     }
     fixture.store.claim_run("gone", 20).await.unwrap().unwrap();
-    let orphans = fixture.store.requeue_orphans("live", 21).await.unwrap();
+    let orphans = fixture.store.requeue_orphans("live", &[], 21).await.unwrap();
     assert!(orphans[0].phase == Phase::Queued && orphans[0].is_given_up(), "one attempt more, for its work");
     fixture.store.claim_run("gone", 20).await.unwrap().unwrap();
-    let orphans = fixture.store.requeue_orphans("live", 22).await.unwrap();
+    let orphans = fixture.store.requeue_orphans("live", &[], 22).await.unwrap();
     assert_eq!((orphans[0].status(), orphans[0].ended_at), ("FAILED", Some(22)));
     let mut entries = fixture.store.log(run.id, 0, 100).await.unwrap();
     let (last, result) = (entries.pop().unwrap(), entries.pop().unwrap());
@@ -134,10 +134,10 @@ async fn progress_forgives_crashes_and_a_live_workers_runs_are_left_alone() {
     fixture.queue("task").await;
     for kind in ["reply", "call_finished"] {
         fixture.store.claim_run("gone", 20).await.unwrap().unwrap();
-        fixture.store.requeue_orphans("live", 21).await.unwrap();
+        fixture.store.requeue_orphans("live", &[], 21).await.unwrap();
         let run = fixture.store.claim_run("live", 22).await.unwrap().unwrap();
         assert_eq!(run.crashes, 1);
-        assert!(fixture.store.requeue_orphans("live", 23).await.unwrap().is_empty());
+        assert!(fixture.store.requeue_orphans("live", &[], 23).await.unwrap().is_empty());
         fixture.store.append_log(&run.claim(), "call_started", "{}", false, 24).await.unwrap();
         assert_eq!(fixture.store.run_by_id(run.id).await.unwrap().crashes, 1);
         fixture.store.append_log(&run.claim(), kind, "{}", true, 24).await.unwrap();

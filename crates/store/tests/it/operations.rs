@@ -98,7 +98,7 @@ async fn a_session_elsewhere_is_one_run_that_no_worker_takes_and_nobody_steers()
     let theirs = store.create_org("Other", 1).await.unwrap().id;
     assert_ne!(store.claude_session(theirs, me, "one", 11).await.unwrap().id, run.id);
     assert!(store.claim_run("w", 12).await.unwrap().is_none());
-    assert!(store.requeue_orphans("w", 13).await.unwrap().is_empty());
+    assert!(store.requeue_orphans("w", &[], 13).await.unwrap().is_empty());
     for ended in [false, true] {
         if ended {
             store.set_claude_session_status(org, "one", SessionStatus::Ended(Reason::Complete), 14).await.unwrap();

@@ -83,11 +83,11 @@ async fn a_worker_that_is_silent_by_the_databases_clock_loses_its_runs_and_write
     other.register_worker("there-1", "http://b", 1).await.unwrap();
     let old = fixture.store.claim_run("here-1", 2).await.unwrap().unwrap().claim();
     assert!(other.drop_silent_workers(lease).await.unwrap().is_empty());
-    assert!(other.requeue_orphans("there-1", 3).await.unwrap().is_empty(), "both live");
+    assert!(other.requeue_orphans("there-1", &[], 3).await.unwrap().is_empty(), "both live");
     let made_old = "UPDATE workers SET renewed_at = renewed_at - 60001 WHERE id = 'here-1'";
     assert_eq!(fixture.execute(made_old).await.unwrap(), 1);
     assert_eq!(other.drop_silent_workers(lease).await.unwrap(), ["here-1"]);
-    assert_eq!(other.requeue_orphans("there-1", 4).await.unwrap()[0].id, run.id);
+    assert_eq!(other.requeue_orphans("there-1", &[], 4).await.unwrap()[0].id, run.id);
     let new = other.claim_run("there-1", 5).await.unwrap().unwrap().claim();
     // The first one wakes.
     assert!(!fixture.store.renew_worker("here-1", 6).await.unwrap());
@@ -106,7 +106,7 @@ async fn a_worker_that_starts_again_takes_up_what_its_data_directory_had_and_not
     fixture.store.claim_run_by_id(mine.id, "here-1", 2).await.unwrap().unwrap();
     other.claim_run_by_id(theirs.id, "there-1", 2).await.unwrap().unwrap();
     fixture.store.register_worker("here-2", "http://a", 3).await.unwrap();
-    let orphans = fixture.store.requeue_orphans("here-2", 4).await.unwrap();
+    let orphans = fixture.store.requeue_orphans("here-2", &[], 4).await.unwrap();
     assert_eq!(orphans.iter().map(|run| run.id).collect::<Vec<_>>(), [mine.id]);
     assert!(other.renew_worker("there-1", 5).await.unwrap());
 }

@@ -129,7 +129,7 @@ async fn an_effect_is_intended_once_and_settled() {
     let claim = store.claim_run("w", 20).await.unwrap().unwrap().claim();
     assert!(matches!(store.settle(&claim, "push", "{}", 21).await, Err(Error::NotFound)));
     let first = store.intend(&claim, "push", "push", r#"{"commit":"a"}"#, 21).await.unwrap();
-    store.requeue_orphans("w2", 22).await.unwrap();
+    store.requeue_orphans("w2", &[], 22).await.unwrap();
     let claim = store.claim_run("w2", 23).await.unwrap().unwrap().claim();
     let again = store.intend(&claim, "push", "push", r#"{"commit":"b"}"#, 24).await.unwrap();
     assert_eq!(again, first, "the next attempt sees what the last one was about to do");
