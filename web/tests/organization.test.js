@@ -294,9 +294,9 @@ describe('settings of an organization', () => {
 		const page = await open();
 		await logIn(page, server);
 		await page.getByLabel('Organization').selectOption('Short lived');
-		await page.waitForURL(server.url + '/');
-		await page.getByRole('link', { name: 'Settings' }).click();
-		await page.getByRole('navigation', { name: 'Settings' }).getByRole('link', { name: 'Organization' }).click();
+		// A load of its own: the list of the other organization may still be on its way.
+		await page.goto(server.url + '/organization');
+		await page.getByRole('navigation', { name: 'Settings' }).getByRole('link', { name: 'Organization' }).waitFor();
 		const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: 'Export' }).click()]);
 		assert.equal(download.suggestedFilename(), `organization-${id}.tar`);
 		const names = execFileSync('tar', ['-tf', await download.path()]).toString();
