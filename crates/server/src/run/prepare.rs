@@ -262,7 +262,8 @@ async fn repository_rules(story: &Story, git: &Git) -> Result<Rules> {
 /// what else went with the earlier one.
 fn arrival(lost: bool, kept: bool, has_crashed: bool, interrupted: &[String], history: &[Entry]) -> Option<Entry> {
     let to_model = history.iter().any(|entry| matches!(entry, Entry::Reply(_)));
-    if !to_model && !(lost && has_crashed) {
+    let to_people = lost && has_crashed;
+    if !to_model && !to_people {
         return None;
     }
     let what = match (lost, has_crashed) {

@@ -103,7 +103,10 @@ async fn begin(
             let Some(delivery) = claimed else { break };
             let app = app.clone();
             let task = tries.spawn(async move {
-                if let Err(error) = deliver(&app, &delivery).await {
+                if let Err(error) = deliver(&app, &delivery).await
+                    // Where the server ends meanwhile, it is tried again.
+                    && !error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Closed)))
+                {
                     error!(delivery.id, error = format!("{error:#}"), "a delivery could not be recorded");
                 }
             });

@@ -12,6 +12,7 @@ mod readers;
 #[allow(clippy::unwrap_used)]
 mod schemas;
 mod search;
+mod space;
 mod sqlite;
 
 pub use copy::into_postgres;
@@ -178,7 +179,7 @@ pub fn start_beside(conn: Writing, inbox: Inbox, changes: broadcast::Sender<Chan
 /// Gives up to `pages` empty pages back to the file system. PostgreSQL does so by itself.
 pub async fn give_back(tx: &mut Tx, pages: u32) -> Result<()> {
     match tx.kind {
-        Kind::Sqlite => sqlite::give_back(tx, pages).await,
+        Kind::Sqlite => space::give_back(tx, pages).await,
         Kind::Postgres => Ok(()),
     }
 }
@@ -186,7 +187,7 @@ pub async fn give_back(tx: &mut Tx, pages: u32) -> Result<()> {
 /// Whether [`give_back`] works on this database. Asked of the connection that may have changed it: others do not look again.
 pub async fn gives_back(tx: &mut Tx) -> Result<bool> {
     match tx.kind {
-        Kind::Sqlite => sqlite::gives_back(tx).await,
+        Kind::Sqlite => space::gives_back(tx).await,
         Kind::Postgres => Ok(true),
     }
 }
@@ -194,7 +195,7 @@ pub async fn gives_back(tx: &mut Tx) -> Result<bool> {
 /// Bytes of pages that hold nothing, where the database does not use or free them by itself.
 pub async fn free_bytes(readers: &Readers) -> Result<i64> {
     match readers.kind() {
-        Kind::Sqlite => sqlite::free_bytes(readers).await,
+        Kind::Sqlite => space::free_bytes(readers).await,
         Kind::Postgres => Ok(0),
     }
 }
