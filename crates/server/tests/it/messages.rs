@@ -154,10 +154,10 @@ async fn a_message_after_a_stop_continues_the_conversation_once_it_has_stopped()
     scene.app.store.request_stop(run.org_id, run.id, scene.app.now()).await.unwrap();
     say(&scene, &run, "No, go on like this").await;
     fake.asked(2).await;
-    let mut said = said(&fake.question(1));
-    // Words that had come before the stop are kept.
-    said.retain(|text| !text.starts_with("[codegen] This answer was cut off"));
-    assert_eq!(said, ["First", "No, go on like this"]);
+    let mut told = said(&fake.question(1));
+    // What it had said when it was cut off stands between, if any of it had come.
+    told.retain(|words| !words.starts_with("[codegen] This answer was cut off"));
+    assert_eq!(told, ["First", "No, go on like this"]);
     scene.until(&run, async |run| run.phase == Phase::Done).await;
     let run = scene.app.store.run_by_id(run.id).await.unwrap();
     assert_eq!((run.reason, result(&run)), (Some(Reason::Complete), "Two."));
