@@ -70,7 +70,7 @@ pub fn act_in(org_id: i64) {
 }
 
 /// Whose changes this task's are.
-pub(crate) fn actor() -> Option<Arc<Actor>> {
+pub fn actor() -> Option<Arc<Actor>> {
     ASKING.try_with(|asking| asking.borrow().clone()).ok().flatten()
 }
 

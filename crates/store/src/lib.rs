@@ -62,7 +62,7 @@ mod workers;
 use appends::Append;
 use dialect::{Inbox, Readers, Reading, Request, Scope, Tx, Verdict, Work};
 
-pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, serving};
+pub use audit::{Actor, AuditEntry, AuditFilter, act_as, act_in, actor, serving};
 pub use check_suites::{Banned, CheckSuiteChange, CheckSuiteSettings, Unbanned};
 pub use claims::{Claim, GIVEN_UP, MAX_CRASHES, RunUpdate};
 pub use claude_sessions::{SessionNews, SessionStatus};

@@ -200,8 +200,13 @@ pub enum AgentType {
 }
 
 fn prompt(fields: &mut Fields<'_>) -> Option<String> {
-    let prompt = fields.text("prompt")?;
-    let loc = ["body", "prompt"];
+    words(fields, "prompt")
+}
+
+/// What a person says to an agent.
+fn words(fields: &mut Fields<'_>, key: &str) -> Option<String> {
+    let prompt = fields.text(key)?;
+    let loc = ["body", key];
     if prompt.trim().is_empty() {
         fields.fail(&loc, "string_too_short", "String should have at least 1 character");
         return None;
@@ -273,7 +278,7 @@ impl Input for RunId {
 /// A follow-up.
 #[derive(ToSchema)]
 pub struct ResumeAgentRunInput {
-    agent_run_id: i64,
+    pub(super) agent_run_id: i64,
     /// What the agent shall do next.
     prompt: String,
     /// Images as base64 data URIs.
@@ -282,6 +287,15 @@ pub struct ResumeAgentRunInput {
     /// Another JSON schema for the run's `output`, where the run has ended; without one, the run's stays.
     #[schema(value_type = Option<serde_json::Map<String, serde_json::Value>>)]
     output_schema: Option<String>,
+}
+
+impl ResumeAgentRunInput {
+    /// One that is words alone, under the key `message`.
+    pub(super) fn message(fields: &mut Fields<'_>) -> Option<Self> {
+        let agent_run_id = fields.int("agent_run_id");
+        let prompt = words(fields, "message");
+        Some(Self { agent_run_id: agent_run_id?, prompt: prompt?, images: Vec::new(), output_schema: None })
+    }
 }
 
 impl Input for ResumeAgentRunInput {

@@ -26,6 +26,7 @@ use crate::{App, token};
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Anyone with a valid token.
+#[derive(Clone)]
 pub struct Caller {
     /// Who.
     pub user: User,
@@ -127,6 +128,12 @@ impl Access for Admin {
 }
 
 impl InOrg {
+    /// The same one, for a further operation.
+    pub(super) fn into_caller(self) -> Caller {
+        let known = Some((self.org_id, Some(self.member.role)));
+        Caller { user: self.member.user, token: self.token, session: None, known }
+    }
+
     fn at_least(self, role: Role, sentence: &str) -> Result<Self, ApiError> {
         if self.member.role.includes(role) {
             return Ok(self);

@@ -88,6 +88,11 @@ impl<'a> Fields<'a> {
         );
     }
 
+    /// The whole body, as JSON.
+    pub fn whole(&self) -> String {
+        serde_json::to_string(&self.body).unwrap_or_default()
+    }
+
     /// Whether the body could be read at all; where not, its fields are not reported as missing.
     fn body_is_broken(&self) -> bool {
         let body = Loc::Key("body".to_owned());

@@ -10,8 +10,8 @@ use utoipa::{
 
 use super::{
     account, agent_runs, audit, changes, checks, claude_code, cli_rules, error, events, health, integrations, logs,
-    members, model_providers, models, oauth, oidc, org_data, org_limits, organizations, pull_requests, repos, rules,
-    run_edits, run_search, run_views, session, setup, tokens, tools, trace, users, webhooks,
+    mcp, members, model_providers, models, oauth, oidc, org_data, org_limits, organizations, pull_requests, repos,
+    rules, run_edits, run_search, run_views, session, setup, tokens, tools, trace, users, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -52,7 +52,7 @@ use super::{
         oauth::connect, oauth::callback,
         integrations::slack_connect, claude_code::create, claude_code::set_status, claude_code::add_log,
         claude_code::add_lines,
-        tools::list, tools::execute, health::healthz, health::readyz, health::metrics,
+        tools::list, tools::execute, mcp::post, health::healthz, health::readyz, health::metrics,
     )
 )]
 struct Document;

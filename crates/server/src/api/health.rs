@@ -32,6 +32,8 @@ pub struct Requests {
     pub exports: tokio::sync::Mutex<()>,
     /// When tokens were used.
     pub uses: Uses,
+    /// Calls of tools that can be cancelled.
+    pub calls: super::mcp::Calls,
     counts: Mutex<BTreeMap<(String, String, u16), u64>>,
 }
 

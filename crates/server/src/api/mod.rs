@@ -40,6 +40,8 @@ mod integrations;
 mod last_use;
 mod limits;
 mod logs;
+mod mcp;
+mod mcp_server;
 mod members;
 mod model_providers;
 mod models;
@@ -62,6 +64,7 @@ mod run_views;
 mod session;
 mod setup;
 mod tokens;
+mod tool_calls;
 mod tools;
 mod trace;
 mod transcript;
@@ -182,6 +185,7 @@ fn routes() -> Routes {
         .route("/v1/beta/organizations/{org_id}/agent/run/stop", post(agent_runs::stop_beta))
         .route("/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", get(logs::alpha))
         .route("/v1/mcp-providers", get(integrations::mcp_providers))
+        .route("/mcp", post(mcp::post))
         .route("/v1/oauth/connect", get(oauth::connect))
         .route("/v1/oauth/callback", get(open(oauth::callback)))
         .route("/v1/oauth/tokens/status", get(integrations::oauth_status))

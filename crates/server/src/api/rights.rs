@@ -93,7 +93,8 @@ pub fn scope_of(method: &Method, path: &str) -> Option<Scope> {
         }
     } else {
         match path {
-            "/v1/session" => return None,
+            // Each tool asks for the scope of its operation.
+            "/v1/session" | "/mcp" => return None,
             "/v1/users/me" | "/v1/organizations" | "/v1/models" | "/v1/mcp-providers" if !write => return None,
             "/v1/organizations/{org_id}" => Area::Org,
             _ if path.starts_with("/v1/runs/") || path.starts_with("/websites/") => Area::Runs,

@@ -1,26 +1,24 @@
 //! Operations as tools that agents elsewhere call by name. A tool is an operation: it takes what that takes, in one object,
 //! and is refused as that is.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
     extract::State,
-    http::{Method, StatusCode},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderValue, Method, header},
+    response::Response,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    agent_runs,
-    auth::{Asked, Caller, InOrg},
+    auth::{Asked, InOrg},
     body::{Fields, Input, WITH_IMAGES},
     error::{ApiError, Loc, Refusal, Refusals, ValidationError},
-    limits::{self, Limit},
-    logs, repos,
-    rights::scope_of,
+    limits::Limit,
+    tool_calls::Call,
     users,
 };
 use crate::App;
@@ -38,12 +36,16 @@ pub struct ToolsResponse {
 /// A tool.
 #[derive(Serialize, ToSchema)]
 pub struct ToolDefinition {
-    name: &'static str,
-    description: &'static str,
+    pub(super) name: &'static str,
+    pub(super) description: &'static str,
     category: &'static str,
     /// A JSON schema of its arguments.
     #[schema(value_type = serde_json::Map<String, serde_json::Value>)]
-    parameters: Value,
+    pub(super) parameters: Value,
+    /// The route whose scope it needs.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(super) route: (Method, &'static str),
 }
 
 /// A tool to call.
@@ -67,7 +69,14 @@ impl Input for ExecuteToolInput {
     }
 }
 
-fn definitions() -> Vec<ToolDefinition> {
+/// The tool of this name.
+pub(super) fn named(name: &str) -> Result<ToolDefinition, ApiError> {
+    let tool = definitions().into_iter().find(|tool| tool.name == name);
+    tool.ok_or_else(|| ApiError::not_found("There is no tool of this name."))
+}
+
+/// Every tool.
+pub(super) fn definitions() -> Vec<ToolDefinition> {
     let text = |about: &str| json!({ "type": "string", "description": about });
     let number = |about: &str| json!({ "type": "integer", "description": about });
     let perhaps = |kind: &str, about: &str| json!({ "anyOf": [{ "type": kind }, { "type": "null" }], "default": null, "description": about });
@@ -76,77 +85,136 @@ fn definitions() -> Vec<ToolDefinition> {
     };
     let pages = || vec![part("skip", "Items left out", 0), part("limit", "Most items, at most 100", 100)];
     let run = || ("agent_run_id".to_owned(), number("Which run"));
-    let tool = |name, category, description, parameters: Vec<(String, Value)>, required: &[&str]| ToolDefinition {
-        name,
-        category,
-        description,
-        parameters: json!({
-            "type": "object", "properties": Map::from_iter(parameters), "required": required,
-        }),
+    let mut tools = Vec::new();
+    let mut tool = |name, category, route, description, parameters: Vec<(String, Value)>, required: &[&str]| {
+        let parameters = json!({ "type": "object", "properties": Map::from_iter(parameters), "required": required });
+        tools.push(ToolDefinition { name, category, description, parameters, route });
     };
-    vec![
-        tool(
-            "create_agent_run",
-            "agents",
-            "Start a run: an agent works on the prompt by itself, in a repository where one is named.",
+    tool(
+        "create_agent_run",
+        "agents",
+        (Method::POST, "/v1/organizations/{org_id}/agent/run"),
+        "Start a run: an agent works on the prompt by itself, in a repository where one is named.",
+        vec![
+            ("prompt".to_owned(), text("What the agent shall do")),
+            ("repo_id".to_owned(), perhaps("integer", "In which repository")),
+            ("base_branch".to_owned(), perhaps("string", "From which branch of it")),
+            ("model".to_owned(), perhaps("string", "Which model, as provider/name")),
+            ("output_schema".to_owned(), perhaps("object", "JSON schema of a structured result")),
+        ],
+        &["prompt"],
+    );
+    tool(
+        "get_agent_run",
+        "agents",
+        (Method::GET, "/v1/organizations/{org_id}/agent/run/{agent_run_id}"),
+        "A run as it is now, with its result and pull requests.",
+        vec![run()],
+        &["agent_run_id"],
+    );
+    tool(
+        "list_agent_runs",
+        "agents",
+        (Method::GET, "/v1/organizations/{org_id}/agent/runs"),
+        "Runs of the organization, newest first.",
+        [
             vec![
-                ("prompt".to_owned(), text("What the agent shall do")),
-                ("repo_id".to_owned(), perhaps("integer", "In which repository")),
-                ("base_branch".to_owned(), perhaps("string", "From which branch of it")),
-                ("model".to_owned(), perhaps("string", "Which model, as provider/name")),
-                ("output_schema".to_owned(), perhaps("object", "JSON schema of a structured result")),
+                ("user_id".to_owned(), perhaps("integer", "Only those of this user")),
+                ("source_type".to_owned(), perhaps("string", "Only those asked for here, as API or SLACK")),
             ],
-            &["prompt"],
-        ),
-        tool(
-            "get_agent_run",
-            "agents",
-            "A run as it is now, with its result and pull requests.",
-            vec![run()],
-            &["agent_run_id"],
-        ),
-        tool(
-            "list_agent_runs",
-            "agents",
-            "Runs of the organization, newest first.",
-            [
-                vec![
-                    ("user_id".to_owned(), perhaps("integer", "Only those of this user")),
-                    ("source_type".to_owned(), perhaps("string", "Only those asked for here, as API or SLACK")),
-                ],
-                pages(),
-            ]
-            .concat(),
-            &[],
-        ),
-        tool(
-            "resume_agent_run",
-            "agents",
-            "Tell a run more: one that works hears it at its next step, one that has ended goes on.",
-            vec![run(), ("prompt".to_owned(), text("What the agent shall do next"))],
-            &["agent_run_id", "prompt"],
-        ),
-        tool("stop_agent_run", "agents", "Stop a run; its work is kept.", vec![run()], &["agent_run_id"]),
-        tool(
-            "get_agent_run_logs",
-            "agents",
-            "What a run did: its thoughts, tool calls and outputs.",
-            [
-                vec![
-                    run(),
-                    (
-                        "reverse".to_owned(),
-                        json!({ "type": "boolean", "default": false, "description": "Newest first" }),
-                    ),
-                ],
-                pages(),
-            ]
-            .concat(),
-            &["agent_run_id"],
-        ),
-        tool("list_repositories", "repositories", "Repositories of the organization.", pages(), &[]),
-        tool("list_users", "users", "Members of the organization.", pages(), &[]),
-    ]
+            pages(),
+        ]
+        .concat(),
+        &[],
+    );
+    tool(
+        "wait_for_agent_run",
+        "agents",
+        (Method::GET, "/v1/organizations/{org_id}/agent/run/{agent_run_id}"),
+        "Wait until a run has ended, or the time is over, and give the run as it is then. Ask again while it works on.",
+        vec![run(), part("timeout_seconds", "How long at most, 1 to 3600", 50)],
+        &["agent_run_id"],
+    );
+    tool(
+        "resume_agent_run",
+        "agents",
+        (Method::POST, "/v1/organizations/{org_id}/agent/run/resume"),
+        "Tell a run more: one that works hears it at its next step, one that has ended goes on.",
+        vec![run(), ("prompt".to_owned(), text("What the agent shall do next"))],
+        &["agent_run_id", "prompt"],
+    );
+    tool(
+        "send_message",
+        "agents",
+        (Method::POST, "/v1/organizations/{org_id}/agent/run/resume"),
+        "Tell a run that works something, which it hears at its next step. One that has ended is not started again.",
+        vec![run(), ("message".to_owned(), text("What the agent shall know"))],
+        &["agent_run_id", "message"],
+    );
+    tool(
+        "stop_agent_run",
+        "agents",
+        (Method::POST, "/v1/organizations/{org_id}/agent/run/stop"),
+        "Stop a run; its work is kept.",
+        vec![run()],
+        &["agent_run_id"],
+    );
+    tool(
+        "get_agent_run_logs",
+        "agents",
+        (Method::GET, "/v1/organizations/{org_id}/agent/run/{agent_run_id}/logs"),
+        "What a run did: its thoughts, tool calls and outputs.",
+        [
+            vec![
+                run(),
+                ("reverse".to_owned(), json!({ "type": "boolean", "default": false, "description": "Newest first" })),
+            ],
+            pages(),
+        ]
+        .concat(),
+        &["agent_run_id"],
+    );
+    tool(
+        "get_agent_run_diff",
+        "agents",
+        (Method::GET, "/v1/organizations/{org_id}/agent/run/{agent_run_id}/diff"),
+        "What a run changed in its repository, as a patch; of a run that works, so far.",
+        vec![run()],
+        &["agent_run_id"],
+    );
+    tool(
+        "list_organizations",
+        "organizations",
+        (Method::GET, "/v1/organizations"),
+        "Organizations that the token's owner belongs to.",
+        pages(),
+        &[],
+    );
+    tool(
+        "list_repositories",
+        "repositories",
+        (Method::GET, "/v1/organizations/{org_id}/repos"),
+        "Repositories of the organization.",
+        pages(),
+        &[],
+    );
+    tool(
+        "list_users",
+        "users",
+        (Method::GET, "/v1/organizations/{org_id}/users"),
+        "Members of the organization.",
+        pages(),
+        &[],
+    );
+    tool(
+        "list_integrations",
+        "integrations",
+        (Method::GET, "/v1/organizations/{org_id}/integrations"),
+        "Services that the organization has connected.",
+        vec![],
+        &[],
+    );
+    tools
 }
 
 /// Tools that may be called.
@@ -165,77 +233,20 @@ pub async fn list(_asked: Asked<InOrg, users::Nothing>) -> Result<Json<ToolsResp
     responses((status = 200, description = "What the operation answers", body = serde_json::Map<String, serde_json::Value>),
         (status = 404, description = "No such tool, or what the tool was to work on is not there", body = Refusal),
         (status = 409, description = "Its state does not allow it", body = Refusal), Refusals))]
-pub async fn execute(State(app): State<Arc<App>>, asked: Asked<InOrg, ExecuteToolInput>) -> Result<Response, ApiError> {
+pub async fn execute(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    asked: Asked<InOrg, ExecuteToolInput>,
+) -> Result<Response, ApiError> {
     let Asked { by, input: ExecuteToolInput { tool_name, arguments }, key: _ } = asked;
-    // As which operation a token's scopes are looked at.
-    let operation = match tool_name.as_str() {
-        "create_agent_run" => (Method::POST, "agent/run"),
-        "resume_agent_run" => (Method::POST, "agent/run/resume"),
-        "stop_agent_run" => (Method::POST, "agent/run/stop"),
-        "list_repositories" => (Method::GET, "repos"),
-        "list_users" => (Method::GET, "users"),
-        _ => (Method::GET, "agent/runs"),
-    };
-    let scope = scope_of(&operation.0, &format!("/v1/organizations/{{org_id}}/{}", operation.1));
-    if let Some(scope) = scope.filter(|scope| !scope.is_in(by.token.scopes.as_deref())) {
-        return Err(ApiError::Refused(StatusCode::FORBIDDEN, format!("This token does not have the scope {scope}.")));
-    }
-    let call = Call { app, by, arguments };
-    match tool_name.as_str() {
-        "create_agent_run" => answer(agent_runs::create(call.app(), call.asked().await?).await),
-        "get_agent_run" => answer(agent_runs::get(call.app(), call.asked().await?).await),
-        "list_agent_runs" => answer(agent_runs::list(call.app(), call.asked().await?).await),
-        "resume_agent_run" => answer(agent_runs::resume(call.app(), call.asked().await?).await),
-        "stop_agent_run" => answer(agent_runs::stop(call.app(), call.asked().await?).await),
-        "get_agent_run_logs" => answer(logs::get(call.app(), call.asked().await?).await),
-        "list_repositories" => answer(repos::list(call.app(), call.asked().await?).await),
-        "list_users" => answer(users::list(call.app(), call.asked().await?).await),
-        _ => Err(ApiError::not_found("There is no tool of this name.")),
-    }
-}
-
-fn answer(done: Result<impl IntoResponse, ApiError>) -> Result<Response, ApiError> {
-    let done = done.map(IntoResponse::into_response);
-    done.map_err(|error| match error {
+    let mut who = headers;
+    // Whatever a caller of a tool accepts, it is given JSON.
+    who.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    let call = Call { app, org_id: Some(by.org_id), caller: by.into_caller(), arguments, headers: who, tell: None };
+    call.of(&named(&tool_name)?).await.map_err(|error| match error {
         ApiError::Invalid(failures) => ApiError::Invalid(failures.into_iter().map(in_arguments).collect()),
         other => other,
     })
-}
-
-/// A call under way.
-struct Call {
-    app: Arc<App>,
-    by: InOrg,
-    arguments: String,
-}
-
-impl Call {
-    fn app(&self) -> State<Arc<App>> {
-        State(self.app.clone())
-    }
-
-    /// The operation's own request, read from the arguments as from its path, query and body.
-    async fn asked<I: Input>(self) -> Result<Asked<InOrg, I>, ApiError> {
-        let caller = Caller::of(self.by.member.user.clone(), self.by.token.clone(), None);
-        // The call itself has taken its place in the answer's headers.
-        limits::take(&self.app, &http::Extensions::new(), &caller, Some(self.by.org_id), I::LIMIT).await?;
-        let named: Map<String, Value> =
-            serde_json::from_str(&self.arguments).map_err(|error| ApiError::internal(&error))?;
-        let plain = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
-            Value::Null | Value::Array(_) | Value::Object(_) => None,
-        };
-        let texts: HashMap<String, String> =
-            named.iter().filter_map(|(key, value)| Some((key.clone(), plain(value)?))).collect();
-        let body = (I::BODY > 0).then_some((true, self.arguments.as_bytes()));
-        let mut fields = Fields::of_arguments(&self.app, texts, body);
-        let input = I::read(&mut fields);
-        match input {
-            Some(input) if fields.failures.is_empty() => Ok(Asked { by: self.by, input, key: None }),
-            _ => Err(ApiError::Invalid(fields.failures.into_iter().map(in_arguments).collect())),
-        }
-    }
 }
 
 /// Where the failure is in the tool's request.

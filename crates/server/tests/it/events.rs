@@ -43,14 +43,14 @@ impl Engine for Endless {
 }
 
 /// A server and a run that this test is the worker of.
-struct Watched {
-    app: TestApp,
-    run: Run,
+pub struct Watched {
+    pub app: TestApp,
+    pub run: Run,
     claim: Claim,
 }
 
 impl Watched {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let app = TestApp::on(dir, &[("CODEGEN_MAX_CONCURRENT_RUNS", "1")], Arc::new(Endless)).await;
         let store = &app.app.store;
@@ -70,12 +70,12 @@ impl Watched {
         format!("/v1/organizations/1/agent/run/{}/events", self.run.id)
     }
 
-    async fn append(&self, text: &str) -> i64 {
+    pub async fn append(&self, text: &str) -> i64 {
         let body = serde_json::json!({ "kind": "notice", "text": text }).to_string();
         self.app.app.store.append_log(&self.claim, "notice", &body, false, 1).await.unwrap()
     }
 
-    async fn finish(&self) {
+    pub async fn finish(&self) {
         self.app.app.store.finish_run(&self.claim, Reason::Complete, "done", None, 1).await.unwrap();
     }
 }

@@ -19,6 +19,8 @@ mod github_story;
 mod idempotency;
 mod limits;
 mod login;
+mod mcp;
+mod mcp_clients;
 mod messages;
 mod models;
 mod oidc;

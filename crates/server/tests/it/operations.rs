@@ -314,7 +314,10 @@ async fn tools_do_what_their_operations_do_and_are_refused_as_those_are() {
     let id = run["id"].as_i64().unwrap();
     until_done(&app, id).await;
     let of_run = json!({ "agent_run_id": id });
-    for name in &names {
+    // What is over hears nothing.
+    let message = json!({"agent_run_id": id, "message": "are you there?"});
+    assert_eq!(execute("send_message", message).await.0, 409);
+    for name in names.iter().filter(|name| **name != "send_message") {
         let mut arguments = of_run.clone();
         arguments["prompt"] = json!("go on");
         let (status, answer) = execute(name, arguments).await;

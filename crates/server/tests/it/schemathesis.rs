@@ -31,7 +31,7 @@ const NOT_DONE: [(&str, &str); 5] = [
 ];
 
 /// Operations whose bounds a document cannot say, so that what it allows may be refused.
-const BEYOND_WORDS: [(&str, &str); 12] = [
+const BEYOND_WORDS: [(&str, &str); 13] = [
     ("list_agent_runs_v1_organizations__org_id__agent_run_get", "`before` and `after` exclude each other"),
     ("create_session", "a token, or a name with a password"),
     ("resume_agent_run_v1_beta_organizations__org_id__agent_run_resume_post", "it takes the body of the contract's"),
@@ -42,6 +42,7 @@ const BEYOND_WORDS: [(&str, &str); 12] = [
     ("create_model_provider", "which addresses may be called, and whether a key is good"),
     ("update_model_provider", "which addresses may be called, and whether a key is good"),
     ("set_default_model", "which models there are"),
+    ("mcp", "a protocol of its own"),
     ("put_limits", "the names of limits are keys"),
     ("add_repository_v1_organizations__org_id__repos_post", "what an address of a repository is"),
 ];
