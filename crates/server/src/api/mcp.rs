@@ -9,16 +9,17 @@ use std::{
 };
 
 use axum::{
+    Json,
     body::{Body, to_bytes},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -250,8 +251,13 @@ async fn in_our_words(response: Response) -> Response {
     }
     let bytes = to_bytes(response.into_body(), REFUSAL).await.unwrap_or_default();
     let mut sentence = String::from_utf8_lossy(&bytes).into_owned();
+    if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        // It is JSON, which was looked at before, but no message.
+        let refusal = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": sentence}});
+        return (StatusCode::BAD_REQUEST, Json(refusal)).into_response();
+    }
     if status == StatusCode::FORBIDDEN {
         sentence.push_str("; this server is known by its setting public_url");
     }
-    axum::response::IntoResponse::into_response(ApiError::Refused(status, sentence))
+    ApiError::Refused(status, sentence).into_response()
 }

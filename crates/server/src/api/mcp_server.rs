@@ -1,4 +1,4 @@
-//! What a client of the Model Context Protocol finds here: tools.
+//! What a client of the Model Context Protocol finds here; `mcp_context` has the prompts and resources.
 
 use std::{pin::pin, sync::Arc};
 
@@ -11,9 +11,10 @@ use codegen_store::Actor;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-        ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities, ServerConfig, Tool,
-        ToolAnnotations,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, GetPromptRequestParams,
+        GetPromptResponse, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+        ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ReadResourceRequestParams,
+        ReadResourceResponse, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
     },
     service::RequestContext,
 };
@@ -24,7 +25,8 @@ use super::{
     auth::Caller,
     error::{ApiError, Loc, ValidationError},
     mcp::UnderWay,
-    tool_calls::Call,
+    mcp_context,
+    tool_calls::{Call, Waited},
     tools::{self, ToolDefinition},
 };
 use crate::App;
@@ -56,7 +58,7 @@ pub struct Server {
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder().enable_tools().build();
+        let capabilities = ServerCapabilities::builder().enable_tools().enable_prompts().enable_resources().build();
         let mut info = ServerConfig::new(capabilities).with_instructions(INSTRUCTIONS);
         info.server_info = Implementation::new("codegen", env!("CARGO_PKG_VERSION"));
         info.server_info.website_url = Some(self.app.config.public_url.clone());
@@ -70,6 +72,46 @@ impl ServerHandler for Server {
     ) -> Result<ListToolsResult, ErrorData> {
         let tools = tools::definitions().into_iter().map(described).collect();
         Ok(ListToolsResult { cache_scope: Some(CacheScope::Private), ..ListToolsResult::with_all_items(tools) })
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(mcp_context::prompts())
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        Ok(self.prompt(&request.name, request.arguments.unwrap_or_default()).await?.into())
+    }
+
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        self.runs(request.and_then(|request| request.cursor).as_deref()).await
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(mcp_context::templates())
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        Ok(self.resource(&request.uri).await?.into())
     }
 
     async fn call_tool(
@@ -112,31 +154,35 @@ impl ServerHandler for Server {
 
 impl Server {
     /// Calls a tool as the request's actor, whichever task this is; the answer's text.
-    async fn call(
+    pub async fn call(
         &self,
         tool: &ToolDefinition,
         arguments: Map<String, Value>,
-        tell: Option<mpsc::Sender<super::tool_calls::Waited>>,
+        tell: Option<mpsc::Sender<Waited>>,
     ) -> Result<String, ApiError> {
-        let mut headers = self.headers.clone();
-        headers.remove(header::ACCEPT);
         codegen_store::serving(async {
             if let Some(actor) = &self.actor {
                 let run = arguments.get("agent_run_id").map(|id| format!("run:{id}")).unwrap_or_default();
                 let operation = (tool.route.0 != Method::GET).then(|| (format!("POST /mcp {}", tool.name), run));
                 codegen_store::act_as(Actor { org_id: self.org_id, operation, ..Actor::clone(actor) });
             }
-            let call = Call {
-                app: self.app.clone(),
-                caller: self.caller.clone(),
-                org_id: self.org_id,
-                arguments: Value::Object(arguments).to_string(),
-                headers,
-                tell,
-            };
-            text(call.of(tool).await?).await
+            text(self.asks(arguments, tell).of(tool).await?).await
         })
         .await
+    }
+
+    /// What this caller asks for, with these arguments.
+    pub fn asks(&self, arguments: Map<String, Value>, tell: Option<mpsc::Sender<Waited>>) -> Call {
+        let mut headers = self.headers.clone();
+        headers.remove(header::ACCEPT);
+        Call {
+            app: self.app.clone(),
+            caller: self.caller.clone(),
+            org_id: self.org_id,
+            arguments: Value::Object(arguments).to_string(),
+            headers,
+            tell,
+        }
     }
 }
 
@@ -156,7 +202,7 @@ fn described(tool: ToolDefinition) -> Tool {
 }
 
 /// The body of an answer, as much of it as a model reads.
-async fn text(response: Response) -> Result<String, ApiError> {
+pub async fn text(response: Response) -> Result<String, ApiError> {
     let bytes = to_bytes(response.into_body(), usize::MAX).await.map_err(|error| ApiError::internal(&error))?;
     let mut text = String::from_utf8_lossy(&bytes).into_owned();
     if let Some((end, _)) = text.char_indices().nth(LONGEST) {
@@ -168,7 +214,7 @@ async fn text(response: Response) -> Result<String, ApiError> {
 }
 
 /// A refusal for a model.
-fn sentence(error: ApiError) -> String {
+pub fn sentence(error: ApiError) -> String {
     let failure = |failure: ValidationError| {
         let place: Vec<String> = failure
             .loc

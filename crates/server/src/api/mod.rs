@@ -41,6 +41,7 @@ mod last_use;
 mod limits;
 mod logs;
 mod mcp;
+mod mcp_context;
 mod mcp_server;
 mod members;
 mod model_providers;

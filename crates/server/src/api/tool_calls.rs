@@ -6,7 +6,7 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Response},
 };
 use codegen_store::Phase;
@@ -71,11 +71,7 @@ pub struct Call {
 impl Call {
     /// The answer of the tool's operation.
     pub async fn of(self, tool: &ToolDefinition) -> Result<Response, ApiError> {
-        let scope = scope_of(&tool.route.0, tool.route.1);
-        if let Some(scope) = scope.filter(|scope| !scope.is_in(self.caller.token.scopes.as_deref())) {
-            let sentence = format!("This token does not have the scope {scope}.");
-            return Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence));
-        }
+        self.may(&tool.route)?;
         let app = State(self.app.clone());
         match tool.name {
             "create_agent_run" => answer(agent_runs::create(app, self.asked().await?).await),
@@ -98,6 +94,17 @@ impl Call {
             "list_users" => answer(users::list(app, self.asked().await?).await),
             "list_integrations" => answer(integrations::list(app, self.asked().await?).await),
             _ => Err(ApiError::not_found("There is no tool of this name.")),
+        }
+    }
+
+    /// Refuses a token without the scope that a route needs.
+    pub fn may(&self, (method, path): &(Method, &str)) -> Result<(), ApiError> {
+        match scope_of(method, path).filter(|scope| !scope.is_in(self.caller.token.scopes.as_deref())) {
+            None => Ok(()),
+            Some(scope) => {
+                let sentence = format!("This token does not have the scope {scope}.");
+                Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence))
+            }
         }
     }
 
