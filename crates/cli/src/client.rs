@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use anyhow::{Context, Result, bail};
 use codegen_server::sse::EventParser;
 use futures::StreamExt;
-use reqwest::Method;
+use reqwest::{Method, header::HeaderMap};
 use serde_json::Value;
 
 use crate::logins::{Login, Logins};
@@ -105,6 +105,13 @@ impl Client {
     /// `/v1/organizations/{org_id}` and what follows.
     pub fn org_path(&self, rest: &str) -> String {
         format!("/v1/organizations/{}{rest}", self.org_id)
+    }
+
+    /// A message to the server's `/mcp`, whatever its answer's status.
+    pub async fn mcp(&self, headers: HeaderMap, message: String) -> reqwest::Result<reqwest::Response> {
+        let request = self.http.post(format!("{}/mcp", self.url)).headers(headers).bearer_auth(&self.token);
+        let request = request.header("x-organization-id", self.org_id).header("Content-Type", "application/json");
+        request.header("Accept", "application/json, text/event-stream").body(message).send().await
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
@@ -290,7 +297,7 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 /// The readable part of an error body: `message`, or the 422 list as one line each.
-fn refusal_text(body: &Value) -> Option<String> {
+pub fn refusal_text(body: &Value) -> Option<String> {
     if let Some(message) = body["message"].as_str() {
         return Some(message.to_owned());
     }

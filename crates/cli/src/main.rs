@@ -16,6 +16,7 @@ mod doctor;
 mod login;
 mod logins;
 mod man;
+mod mcp;
 mod models;
 mod org;
 mod out;
@@ -87,6 +88,8 @@ enum Command {
     Integrations(services::Args),
     /// List the tools that agents and MCP clients can call
     Tools(services::Args),
+    /// Speak the Model Context Protocol, for programs that start this as a server of theirs
+    Mcp(mcp::Args),
     /// Set passwords of people
     User(user::Args),
     /// Say what this host can do for isolation, what is missing, and what to do about it
@@ -218,6 +221,10 @@ fn main() -> ExitCode {
         Command::Claude(args) => async_runtime().and_then(|runtime| runtime.block_on(claude::claude(args))),
         Command::Integrations(args) => without_sandboxes(services::integrations(args)),
         Command::Tools(args) => without_sandboxes(services::tools(args)),
+        Command::Mcp(args) => {
+            log_to_stderr("warn");
+            without_sandboxes(mcp::mcp(args))
+        }
         Command::User(args) => without_sandboxes(user::user(args)),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(&args),

@@ -46,7 +46,7 @@ pub async fn serve(args: Args, means: Means) -> Result<ExitCode> {
 }
 
 async fn start(args: Args, means: Means, part: Part) -> Result<ExitCode> {
-    crate::log_to_stderr("info,sqlx=warn,hyper=warn");
+    crate::log_to_stderr("info,sqlx=warn,hyper=warn,rmcp=warn");
     #[cfg(debug_assertions)]
     if let Ok(plan) = std::env::var("FAILPOINT") {
         codegen_server::failpoint::arm(&plan).map_err(|why| anyhow::anyhow!("FAILPOINT: {why}"))?;

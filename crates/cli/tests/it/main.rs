@@ -10,6 +10,7 @@ mod fixture;
 mod full_disk;
 mod keep;
 mod lost;
+mod mcp;
 mod models;
 mod no_sandbox;
 mod pages;
