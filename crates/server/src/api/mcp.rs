@@ -221,16 +221,18 @@ fn number(headers: &HeaderMap, name: &str) -> Result<Option<i64>, ApiError> {
 /// Names that this server goes by: a page of another site that had its own name point here would come with that name.
 fn hosts(app: &App) -> Vec<String> {
     let public = app.config.public_url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
-    let local = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+    let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let bound = Some(app.config.addr.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
     public.into_iter().chain(local).chain(bound).collect()
 }
 
-/// The one site whose pages may ask.
+/// The one site whose pages may ask; where that is this machine, by each of its names.
 fn origins(app: &App) -> Vec<String> {
     let Ok(url) = url::Url::parse(&app.config.public_url) else { return Vec::new() };
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return Vec::new() };
-    vec![format!("{}://{host}:{port}", url.scheme())]
+    let own = ["localhost", "127.0.0.1", "[::1]"];
+    let hosts = if own.contains(&host) { own.to_vec() } else { vec![host] };
+    hosts.into_iter().map(|host| format!("{}://{host}:{port}", url.scheme())).collect()
 }
 
 /// Who takes everything, as curl, takes what the protocol wants said by name.

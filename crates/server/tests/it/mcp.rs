@@ -110,7 +110,9 @@ async fn a_message_without_a_good_token_is_refused_and_so_is_one_from_a_page_els
         ("origin", "https://evil.example", 403),
         ("origin", "null", 403),
         ("host", "evil.example", 403),
+        ("origin", "http://127.0.0.1:1", 403),
         ("origin", app.base.as_str(), 200),
+        ("origin", app.base.replace("127.0.0.1", "localhost").as_str(), 200),
         ("accept", "*/*", 200),
         ("accept", "text/html", 406),
         ("x-organization-id", "99", 403),
@@ -230,4 +232,64 @@ async fn a_wait_ends_with_the_right_to_look() {
     let answered = messages.until_answered().await;
     assert_eq!(answered["result"]["isError"], json!(true), "{answered}");
     assert!(!answered.to_string().contains("ACTIVE"), "{answered}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_ends_with_its_connection() {
+    let watched = Watched::new().await;
+    let holders = || std::sync::Arc::strong_count(&watched.app.app);
+    // The connection that goes with the wait counts too.
+    watched.app.get("/v1/users/me").await;
+    let before = holders();
+    let mut messages = Messages::of(wait(&watched, TOKEN, "s", 1).send().await.unwrap());
+    messages.next().await.unwrap();
+    assert!(holders() > before);
+    drop(messages);
+    let over = async {
+        while holders() > before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), over).await.expect("nothing waits any more");
+}
+
+#[tokio::test]
+async fn rules_are_prompts_and_what_there_is_none_of_is_said() {
+    let app = TestApp::new().await;
+    let repo = app.app.store.create_repo(1, NewRepo::of_origin("/srv/ann/shop", Some("main")), 1).await.unwrap();
+    for (path, text) in [
+        ("/v1/organizations/1/rules".to_owned(), "Of all."),
+        (format!("/v1/organizations/1/repos/{}/rules", repo.id), "Of one."),
+        ("/v1/organizations/1/my-rules".to_owned(), "Of mine."),
+    ] {
+        assert_eq!(app.post(&path, &json!({"text": text})).await.0, 200);
+        let off = json!({"text": format!("Not {text}"), "enabled": false});
+        assert_eq!(app.post(&path, &off).await.0, 200);
+    }
+    for (name, repo_id, text) in [
+        ("organization_rules", json!(null), "Of all."),
+        // Arguments of prompts are texts.
+        ("repository_rules", json!(repo.id.to_string()), "Of one."),
+        ("my_rules", json!(null), "Of mine."),
+    ] {
+        let arguments = if repo_id.is_null() { json!({}) } else { json!({"repo_id": repo_id}) };
+        let prompt = app.told(TOKEN, "prompts/get", json!({"name": name, "arguments": arguments})).await;
+        assert_eq!(prompt["result"]["messages"][0]["content"]["text"], json!(text), "{prompt}");
+    }
+    for (method, params, words) in [
+        ("prompts/get", json!({"name": "no_rules"}), "There is no prompt no_rules."),
+        ("prompts/get", json!({"name": "repository_rules"}), "repo_id: Field required"),
+        (
+            "prompts/get",
+            json!({"name": "repository_rules", "arguments": {"repo_id": "99"}}),
+            "Repository 99 not found.",
+        ),
+        ("resources/read", json!({"uri": "codegen://runs/99/log"}), "Agent run not found."),
+        ("resources/read", json!({"uri": "file:///etc/passwd"}), "There is nothing at file:///etc/passwd."),
+        ("resources/list", json!({"cursor": "x"}), "This cursor is not of this server."),
+        ("tools/call", json!({"name": "no_tool"}), "There is no tool no_tool."),
+    ] {
+        let refused = app.told(TOKEN, method, params).await;
+        assert_eq!(refused["error"]["message"], json!(words), "{refused}");
+    }
 }
