@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, text},
+    pages::{blocks, shell},
     server::Server,
 };
 
@@ -27,23 +28,13 @@ fn server(fixture: &Fixture) -> Server<'_> {
 
 #[test]
 fn the_commands_of_the_page_on_mcp_do_what_it_says() {
-    let page = std::fs::read_to_string(from_root("docs/mcp.md")).unwrap();
-    let block = page.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
     let fixture = Fixture::new();
     let server = server(&fixture);
-    let codegen = Path::new(env!("CARGO_BIN_EXE_codegen")).parent().unwrap();
-    let path = format!("{}:{}", codegen.display(), std::env::var("PATH").unwrap());
-    let mut bash = Command::new("bash");
-    bash.args(["-euc", block]).env("PATH", path).env("NO_PROXY", "127.0.0.1");
-    bash.env("XDG_CONFIG_HOME", fixture.dir.path().join("config"));
-    bash.env("CODEGEN_API_BASE_URL", &server.url).env("CODEGEN_API_TOKEN", server.token.as_deref().unwrap());
-    let output = bash.output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
-    let said = text(&output);
+    let blocks = blocks("mcp.md");
+    let [block] = blocks.as_slice() else { panic!("{blocks:?}") };
+    let said = shell(&server, block);
     assert!(said.contains("wait_for_agent_run") && said.contains("total"), "{said}");
-    for (kind, reads) in [("json", page.matches("```json\n").count()), ("toml", page.matches("```toml\n").count())] {
-        assert!(reads >= 2, "{kind}");
-    }
+    let page = std::fs::read_to_string(from_root("docs/mcp.md")).unwrap();
     for block in page.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
         serde_json::from_str::<Value>(block).unwrap_or_else(|error| panic!("{error}: {block}"));
     }

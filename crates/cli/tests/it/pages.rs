@@ -11,14 +11,14 @@ use crate::{
 };
 
 /// The blocks of commands of a page.
-fn blocks(page: &str) -> Vec<String> {
+pub fn blocks(page: &str) -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
     let page = std::fs::read_to_string(page).unwrap();
     page.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0.to_owned()).collect()
 }
 
 /// What a block says, run where a person would who is logged in.
-fn shell(server: &Server<'_>, block: &str) -> String {
+pub fn shell(server: &Server<'_>, block: &str) -> String {
     let mut command = Command::new("bash");
     for (key, value) in server.fixture.codegen().get_envs() {
         match value {
