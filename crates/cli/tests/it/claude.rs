@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where `scripts/bootstrap test` puts it.
-fn claude_dir() -> PathBuf {
+pub fn claude_dir() -> PathBuf {
     let parts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/parts/claude/node_modules/.bin");
     assert!(
         parts.join("claude").exists(),
@@ -25,8 +25,9 @@ fn claude_dir() -> PathBuf {
     parts
 }
 
-/// A Messages API: the first question with tools is answered with a command, all others with words. Gives its address.
-fn messages_api() -> String {
+/// A Messages API: the first question with tools is answered with a run where MCP has it, else with a command; all others with
+/// words. Gives its address.
+pub fn messages_api() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -71,13 +72,17 @@ fn answer(mut stream: TcpStream) {
 }
 
 fn events(asked: &Value) -> String {
-    let has_bash = asked["tools"].as_array().is_some_and(|tools| tools.iter().any(|tool| tool["name"] == "Bash"));
+    let has = |name: &str| asked["tools"].as_array().is_some_and(|tools| tools.iter().any(|tool| tool["name"] == name));
+    let call = [
+        ("mcp__codegen__create_agent_run", json!({ "prompt": "Say hi." })),
+        ("Bash", json!({ "command": "echo from-the-shell", "description": "Say it" })),
+    ];
+    let call = call.into_iter().find(|(name, _)| has(name));
     let has_result = asked["messages"].to_string().contains("tool_result");
     let system = asked["system"].to_string();
-    let (block, delta, reason) = if has_bash && !has_result {
-        let input = json!({ "command": "echo from-the-shell", "description": "Say it" }).to_string();
-        let delta = json!({ "type": "input_json_delta", "partial_json": input });
-        (json!({ "type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {} }), delta, "tool_use")
+    let (block, delta, reason) = if let (Some((name, input)), false) = (call, has_result) {
+        let delta = json!({ "type": "input_json_delta", "partial_json": input.to_string() });
+        (json!({ "type": "tool_use", "id": "toolu_1", "name": name, "input": {} }), delta, "tool_use")
     } else {
         let words = if system.contains("Be kind to readers.") { "Done, kindly." } else { "Done." };
         (json!({ "type": "text", "text": "" }), json!({ "type": "text_delta", "text": words }), "end_turn")

@@ -9,6 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    claude::{claude_dir, messages_api},
     fixture::{Fixture, text},
     pages::{blocks, shell},
     server::Server,
@@ -88,4 +89,32 @@ fn the_command_goes_on_when_its_server_was_away_and_says_what_is_wrong_with_a_me
     drop(server);
     drop(input);
     assert!(process.wait().unwrap().success());
+}
+
+#[test]
+fn claude_code_starts_a_run_by_both_ways_in() {
+    let fixture = Fixture::new();
+    let server = server(&fixture);
+    let api = messages_api();
+    let config = fixture.dir.path().join("config");
+    let token = server.token.as_deref().unwrap();
+    let ways = [
+        json!({"command": env!("CARGO_BIN_EXE_codegen"), "args": ["mcp"], "env": {"XDG_CONFIG_HOME": config}}),
+        json!({"type": "http", "url": format!("{}/mcp", server.url), "headers": {"Authorization": format!("Bearer {token}")}}),
+    ];
+    for (runs, way) in (1..).zip(ways) {
+        let mut claude = Command::new(claude_dir().join("claude"));
+        claude.args(["-p", "Start a run.", "--dangerously-skip-permissions", "--strict-mcp-config", "--mcp-config"]);
+        claude.arg(json!({"mcpServers": {"codegen": way}}).to_string()).current_dir(fixture.work());
+        let path = std::env::var("PATH").unwrap();
+        let set =
+            [("PATH", path.as_str()), ("NO_PROXY", "127.0.0.1"), ("ANTHROPIC_API_KEY", "any"), ("IS_SANDBOX", "1")];
+        claude.env_clear().envs(set).env("HOME", fixture.dir.path()).env("ANTHROPIC_BASE_URL", &api);
+        claude.env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1").env("DISABLE_AUTOUPDATER", "1");
+        // Else it looks tools up one by one.
+        claude.env("ENABLE_TOOL_SEARCH", "false").stdin(Stdio::null());
+        let output = claude.output().unwrap();
+        assert!(output.status.success() && text(&output).contains("Done."), "{}", text(&output));
+        assert_eq!(server.json(&["agents"])["total"], json!(runs), "{}", text(&output));
+    }
 }
