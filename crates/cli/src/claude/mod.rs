@@ -58,6 +58,9 @@ pub struct Args {
     /// Print the run that was started as JSON
     #[arg(long, requires = "background")]
     json: bool,
+    /// Without codegen's own tools (`codegen mcp`) in the session
+    #[arg(long)]
+    no_mcp: bool,
     /// For Claude Code
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     rest: Vec<OsString>,
@@ -71,7 +74,7 @@ pub async fn claude(args: Args) -> Result<ExitCode> {
     if !begins_a_session(&args.rest) {
         return Err(not_started(Command::new("claude").args(&args.rest).exec()));
     }
-    watched(args.rest).await
+    watched(args.rest, !args.no_mcp).await
 }
 
 async fn background(prompt: &str, as_json: bool) -> Result<ExitCode> {
@@ -143,10 +146,20 @@ fn with_rules(mut args: Vec<OsString>, rules: Option<String>) -> Vec<OsString> {
     args
 }
 
-async fn watched(args: Vec<OsString>) -> Result<ExitCode> {
+/// Codegen's tools for this session, by this very program: the token is in no argument and no file of Claude Code's.
+fn tools() -> Result<OsString> {
+    let program = std::env::current_exe().context("looking for this program")?;
+    let server = json!({ "type": "stdio", "command": program.to_string_lossy(), "args": ["mcp"] });
+    Ok(format!("--mcp-config={}", json!({ "mcpServers": { "codegen": server } })).into())
+}
+
+async fn watched(args: Vec<OsString>, with_tools: bool) -> Result<ExitCode> {
     let client = Client::from_login()?;
     let which = Which::of(&args);
     let mut args = with_rules(args, rules(&client).await?);
+    if with_tools {
+        args.insert(0, tools()?);
+    }
     if let Which::New(id) = &which {
         args.insert(0, OsString::from(format!("--session-id={id}")));
     }

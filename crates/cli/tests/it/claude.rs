@@ -25,8 +25,8 @@ pub fn claude_dir() -> PathBuf {
     parts
 }
 
-/// A Messages API: the first question with tools is answered with a run where MCP has it, else with a command; all others with
-/// words. Gives its address.
+/// A Messages API: the first question with tools is answered with a command, or by MCP with a run where one is asked for; all others
+/// with words. Gives its address.
 pub fn messages_api() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -77,14 +77,20 @@ fn events(asked: &Value) -> String {
         ("mcp__codegen__create_agent_run", json!({ "prompt": "Say hi." })),
         ("Bash", json!({ "command": "echo from-the-shell", "description": "Say it" })),
     ];
-    let call = call.into_iter().find(|(name, _)| has(name));
+    let wants_a_run = asked["messages"].to_string().contains("Start a run.");
+    let call = call.into_iter().find(|(name, _)| has(name) && (wants_a_run || *name == "Bash"));
     let has_result = asked["messages"].to_string().contains("tool_result");
     let system = asked["system"].to_string();
     let (block, delta, reason) = if let (Some((name, input)), false) = (call, has_result) {
         let delta = json!({ "type": "input_json_delta", "partial_json": input.to_string() });
         (json!({ "type": "tool_use", "id": "toolu_1", "name": name, "input": {} }), delta, "tool_use")
     } else {
-        let words = if system.contains("Be kind to readers.") { "Done, kindly." } else { "Done." };
+        let has_tools = has("mcp__codegen__create_agent_run");
+        let words = match (system.contains("Be kind to readers."), has_tools) {
+            (true, true) => "Done, kindly.",
+            (true, false) => "Done, kindly, without tools.",
+            (false, _) => "Done.",
+        };
         (json!({ "type": "text", "text": "" }), json!({ "type": "text_delta", "text": words }), "end_turn")
     };
     let id = format!("msg_{:x}", asked["messages"].to_string().len());
@@ -169,6 +175,16 @@ fn a_session_is_a_run_with_its_turns_calls_tokens_and_cost_and_follows_the_rules
     assert_eq!((&view["prompt"], &view["steps"], &view["tokens_in"]), (&json!("Say it."), &json!(2), &json!(2000)));
     assert!(view["cost"].as_f64().unwrap() > 0.0, "{view}");
     assert!(kept(&fixture).is_empty(), "nothing is left to tell");
+}
+
+#[test]
+fn a_session_has_codegen_s_tools_unless_it_shall_not() {
+    let fixture = Fixture::new();
+    let server = Server::logged_in(&fixture, &[]);
+    succeeds(&server.client(&["rules", "add", "Be kind to readers."]));
+    let args = [&["--no-mcp"][..], &TASK].concat();
+    let without = claude(&fixture, &messages_api(), &args).output().unwrap();
+    assert_eq!(succeeds(&without).trim(), "Done, kindly, without tools.");
 }
 
 #[test]
