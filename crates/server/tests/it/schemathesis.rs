@@ -22,12 +22,13 @@ const PROVIDERS: &str = r#"[{"name": "tracker", "issuer": "http://127.0.0.1:9", 
     "authorization_endpoint": "http://127.0.0.1:9/auth", "token_endpoint": "http://127.0.0.1:9/token"}]"#;
 
 /// Operations that cannot succeed here, whatever is asked.
-const NOT_DONE: [(&str, &str); 5] = [
+const NOT_DONE: [(&str, &str); 6] = [
     ("GET /v1/session/oidc", "no provider of log-ins is set up"),
     ("GET /v1/session/oidc/callback", "no provider of log-ins is set up"),
     ("GET /v1/organizations/{org_id}/agent/run/{agent_run_id}/entries/{seq}/output", "no call has an output"),
     ("POST /v1/invitations/accept", "who asks is a member already"),
     ("PUT /v1/users/me/password", "who asks has none to change"),
+    ("POST /mcp", "which messages there are stands in the protocol's document; its real clients ask them"),
 ];
 
 /// Operations whose bounds a document cannot say, so that what it allows may be refused.
