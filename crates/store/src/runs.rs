@@ -191,8 +191,13 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn add_message(&self, org_id: i64, run_id: i64, text: &str, images: &[String], now: i64) -> Result<Run> {
         let (text, images) = (text.to_owned(), images.to_owned());
-        self.write_rows(move |tx| Box::pin(async move { add_message(tx, org_id, run_id, &text, &images, now).await }))
-            .await
+        self.write_rows(move |tx| {
+            Box::pin(async move {
+                add_message(tx, org_id, run_id, &text, &images, now).await?;
+                full_run(tx, run_id).await
+            })
+        })
+        .await
     }
 
     /// Asks a run to stop: a queued one ends at once, or by the next worker where an earlier one left a sandbox, a live one
@@ -201,7 +206,13 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn request_stop(&self, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
-        self.write_rows(move |tx| Box::pin(async move { request_stop(tx, org_id, run_id, now).await })).await
+        self.write_rows(move |tx| {
+            Box::pin(async move {
+                request_stop(tx, org_id, run_id, now).await?;
+                full_run(tx, run_id).await
+            })
+        })
+        .await
     }
 }
 
@@ -220,14 +231,7 @@ pub async fn set_output_schema(tx: &mut Tx, org_id: i64, run_id: i64, schema: &s
 }
 
 /// Appends a follow-up and queues the run again where it had ended.
-pub async fn add_message(
-    tx: &mut Tx,
-    org_id: i64,
-    run_id: i64,
-    text: &str,
-    images: &[String],
-    now: i64,
-) -> Result<Run> {
+pub async fn add_message(tx: &mut Tx, org_id: i64, run_id: i64, text: &str, images: &[String], now: i64) -> Result<()> {
     let phase = phase_of(tx, org_id, run_id).await?;
     let gone: Option<i64> = sqlx::query_scalar(
         "SELECT repos.id FROM repos JOIN runs ON runs.repo_id = repos.id
@@ -246,7 +250,7 @@ pub async fn add_message(
     }
     audit::record(tx, org_id, Entry::new("run.resumed", "run", run_id, json!(null)), now).await?;
     tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
-    full_run(tx, run_id).await
+    Ok(())
 }
 
 /// Queues a run that has ended, with its `status` entry.
@@ -269,7 +273,7 @@ pub async fn queue_again(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Res
 }
 
 /// Ends a queued run that has no sandbox of an earlier attempt, asks for a worker to end any other.
-pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Result<Run> {
+pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Result<()> {
     let phase = phase_of(tx, org_id, run_id).await?;
     audit::record(tx, org_id, Entry::new("run.stopped", "run", run_id, json!(null)), now).await?;
     match phase {
@@ -297,7 +301,7 @@ pub async fn request_stop(tx: &mut Tx, org_id: i64, run_id: i64, now: i64) -> Re
             tx.changes.push(Change { org_id, run_id, kind: ChangeKind::RunChanged });
         }
     }
-    full_run(tx, run_id).await
+    Ok(())
 }
 
 /// The run with what it was asked.
