@@ -39,6 +39,17 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Refuses a token without the scope that a route needs.
+    pub(super) fn may(&self, method: &Method, path: &str) -> Result<(), ApiError> {
+        match scope_of(method, path).filter(|scope| !scope.is_in(self.token.scopes.as_deref())) {
+            None => Ok(()),
+            Some(scope) => {
+                let sentence = format!("This token does not have the scope {scope}.");
+                Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence))
+            }
+        }
+    }
+
     /// Someone whose place in organizations is still to be read.
     pub(super) fn of(user: User, token: Token, session: Option<Session>) -> Self {
         Self { user, token, session, known: None }
@@ -189,10 +200,8 @@ impl<A: Access, I: Input> FromRequest<Arc<App>> for Asked<A, I> {
         let (Some(input), Some(org_id), true) = (input, org_id, fields.failures.is_empty()) else {
             return Err(ApiError::Invalid(fields.failures));
         };
-        let scope = route.and_then(|route| scope_of(&parts.method, route.as_str()));
-        if let Some(scope) = scope.filter(|scope| !scope.is_in(caller.token.scopes.as_deref())) {
-            let sentence = format!("This token does not have the scope {scope}.");
-            return Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence));
+        if let Some(route) = route {
+            caller.may(&parts.method, route.as_str())?;
         }
         let mut actor = actor(&parts, &caller, params.ok().as_ref(), A::IN_ORG.then_some(org_id), app.now());
         actor.address = address::of(&app.config, &parts.headers, &parts.extensions).map(|address| address.to_string());

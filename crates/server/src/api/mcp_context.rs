@@ -71,7 +71,7 @@ impl Server {
             let repo_id = arguments.get("repo_id").cloned().or(self.repo_id.map(Value::from));
             let arguments = repo_id.map(|id| ("repo_id".to_owned(), id)).into_iter().collect();
             let call = self.asks(arguments, None);
-            call.may(&(Method::GET, "/v1/organizations/{org_id}/repos/{repo_id}/rules"))?;
+            call.caller.may(&Method::GET, "/v1/organizations/{org_id}/repos/{repo_id}/rules")?;
             let page = rules::list_of_repo(app, call.asked().await?).await?;
             let page: Value = serde_json::from_str(&text(page.into_response()).await?).unwrap_or_default();
             let rules = page["items"].as_array().into_iter().flatten().filter(|rule| rule["enabled"] == true);
@@ -84,7 +84,7 @@ impl Server {
             _ => return Ok(None),
         };
         let call = self.asks(Map::new(), None);
-        call.may(&(Method::GET, "/v1/organizations/{org_id}/cli/rules"))?;
+        call.caller.may(&Method::GET, "/v1/organizations/{org_id}/cli/rules")?;
         let both = cli_rules::get(app, call.asked().await?).await?;
         let both: Value = serde_json::from_str(&text(both.into_response()).await?).unwrap_or_default();
         Ok(Some(both[key].as_str().unwrap_or_default().to_owned()))

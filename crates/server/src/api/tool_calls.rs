@@ -6,7 +6,7 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, Method, StatusCode},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use codegen_store::Phase;
@@ -26,7 +26,6 @@ use super::{
     integrations,
     limits::{self, Limit},
     logs, organizations, repos,
-    rights::scope_of,
     tools::ToolDefinition,
     users,
 };
@@ -71,7 +70,7 @@ pub struct Call {
 impl Call {
     /// The answer of the tool's operation.
     pub async fn of(self, tool: &ToolDefinition) -> Result<Response, ApiError> {
-        self.may(&tool.route)?;
+        self.caller.may(&tool.route.0, tool.route.1)?;
         let app = State(self.app.clone());
         match tool.name {
             "create_agent_run" => answer(agent_runs::create(app, self.asked().await?).await),
@@ -94,17 +93,6 @@ impl Call {
             "list_users" => answer(users::list(app, self.asked().await?).await),
             "list_integrations" => answer(integrations::list(app, self.asked().await?).await),
             _ => Err(ApiError::not_found("There is no tool of this name.")),
-        }
-    }
-
-    /// Refuses a token without the scope that a route needs.
-    pub fn may(&self, (method, path): &(Method, &str)) -> Result<(), ApiError> {
-        match scope_of(method, path).filter(|scope| !scope.is_in(self.caller.token.scopes.as_deref())) {
-            None => Ok(()),
-            Some(scope) => {
-                let sentence = format!("This token does not have the scope {scope}.");
-                Err(ApiError::Refused(StatusCode::FORBIDDEN, sentence))
-            }
         }
     }
 
