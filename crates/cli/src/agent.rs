@@ -222,7 +222,8 @@ async fn shown(client: &Client, run: &Value, seen: Option<String>, follow: bool,
     }
 }
 
-fn print_run(run: &Value, stat: Option<&str>, json: bool) {
+/// Prints a run.
+pub fn print_run(run: &Value, stat: Option<&str>, json: bool) {
     if json {
         say!("{run}");
         return;

@@ -18,9 +18,8 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    agent::print_run,
     client::{Client, Refused},
-    out::say,
-    render::plain_text,
 };
 use session::{Kept, Which};
 use teller::Teller;
@@ -80,12 +79,7 @@ pub async fn claude(args: Args) -> Result<ExitCode> {
 async fn background(prompt: &str, as_json: bool) -> Result<ExitCode> {
     let client = Client::from_login()?;
     let run = client.post_once(&client.org_path("/agent/run"), &json!({ "prompt": prompt })).await?;
-    if as_json {
-        say!("{run}");
-    } else {
-        let url = plain_text(run["web_url"].as_str().unwrap_or("-"));
-        say!("run {}: {}\n{url}", run["id"], plain_text(run["status"].as_str().unwrap_or("-")));
-    }
+    print_run(&run, None, as_json);
     Ok(ExitCode::SUCCESS)
 }
 
